@@ -30,6 +30,11 @@ pub(crate) fn is_full(error: &str) -> bool {
     error.contains("no space left") || error.contains("quota exceeded")
 }
 
+/// Whether an error means that a disk is full, rather than broken.
+pub(crate) fn is_full_error(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The room of the file system that holds `path`; `None` if it is unknown.
 pub(crate) fn space(path: &Path) -> Option<Space> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;

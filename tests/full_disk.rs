@@ -227,6 +227,68 @@ async fn a_disk_filled_by_others_accepts_deletes_and_compactions() {
     clear(&client, 100).await;
 }
 
+/// A start on a full disk takes the room of the reserve, alone and as a member, so that deletes and compactions
+/// are possible.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, to mount a small disk: make full-disk"]
+async fn a_start_on_a_full_disk_takes_the_reserve() {
+    let disk = SmallDisk::mount(128);
+    let data = disk.path().join("data");
+    let mut server = Server::start_with(&["--data-dir", text(&data)]).await;
+    let client = server.client().await;
+    client.lease_grant(1, 600).await.unwrap();
+    client.put_request(PutRequest { lease: 1, ..put("/leased", "v") }).await.unwrap();
+    for n in 0..100 {
+        client.put(format!("/fill/{n}"), vec![b'x'; 256 << 10]).await;
+    }
+    drop(client);
+    server.stop().await;
+    assert!(data.join("reserve").exists());
+    fill(&disk);
+    server.restart().await;
+    assert!(!data.join("reserve").exists());
+    assert!(server.log().contains("the file reserve is deleted"), "{}", server.log());
+    let client = server.client().await;
+    assert_eq!(client.list("/fill/").await.len(), 100);
+    client.delete_range(delete_all("/fill/")).await.unwrap();
+    let revision = client.revision().await;
+    client.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
+    drop(client);
+    server.stop().await;
+
+    let disk = SmallDisk::mount(96);
+    let data = disk.path().join("data");
+    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let all = cluster.list(0..3);
+    cluster.set_flags(2, &all, "new", &["--data-dir", text(&data)]);
+    cluster.start_all().await;
+    cluster.has_copies_on(0, &[0, 1, 2]).await;
+    cluster.members[2].stop().await;
+    assert!(data.join("reserve").exists());
+    fill(&disk);
+    cluster.members[2].restart().await;
+    assert!(!data.join("reserve").exists());
+    let client = cluster.members[2].client().await;
+    eventually("a delete", async || client.delete_range(delete("/none")).await.ok()).await;
+
+    // Nothing is left to give: the error names the file and the remedy.
+    drop(client);
+    cluster.members[2].stop().await;
+    fill(&disk);
+    assert!(!cluster.members[2].ends().await.success());
+    let log = cluster.members[2].log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains(text(&data)) && last.contains("make room"), "{log}");
+    assert!(!last.contains("--data-dir"), "{log}");
+}
+
+/// Takes a disk to its last byte.
+fn fill(disk: &SmallDisk) {
+    let mut ballast =
+        fs::File::options().create(true).append(true).open(disk.path().join("ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[0; 4096]).is_ok() {}
+}
+
 /// Clears a store that has no room: deletes, a compaction, renewals and revokes of leases, and at last `alarm
 /// disarm`.
 async fn clear(client: &Client, values: usize) {

@@ -276,7 +276,7 @@ fn change_record(dir: &Path, change: impl FnOnce(&mut Remembered)) -> std::io::R
 pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, Members), Error> {
     let path = record_path(dir.path());
     let remembered = compared(dir, settings)?;
-    remembered.write(&path).map_err(|error| dir.error("write", &path, error))?;
+    dir.with_reserve(|| remembered.write(&path)).map_err(|error| dir.error("write", &path, error))?;
     Ok((remembered.id, remembered.members))
 }
 

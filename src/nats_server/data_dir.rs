@@ -16,7 +16,7 @@ pub(super) struct DataDir {
     /// Absolute, without symbolic links: it is compared with the command line of a process.
     path: PathBuf,
     /// Held for as long as this lives (N1). The file stays: removing it would let two holders lock two files.
-    _lock: File,
+    lock: File,
 }
 
 /// The right to run a server on the store (N2). Handed to the child as its standard output, and so released
@@ -65,7 +65,7 @@ impl DataDir {
             return Err(Error::PathNotText { path });
         }
         let lock_path = path.join("jetway.lock");
-        let mut lock = private_file().truncate(false).open(&lock_path).map_err(failed("write to"))?;
+        let lock = private_file().truncate(false).open(&lock_path).map_err(failed("write to"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -77,8 +77,12 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
         }
         lock.set_len(0).map_err(failed("write to"))?;
-        writeln!(lock, "{}", std::process::id()).map_err(failed("write to"))?;
-        Ok(Self { path, _lock: lock })
+        let dir = Self { path, lock };
+        if !dir.has_room() {
+            dir.spend_reserve();
+        }
+        dir.with_reserve(|| writeln!(&dir.lock, "{}", std::process::id())).map_err(failed("write to"))?;
+        Ok(dir)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -103,9 +107,18 @@ impl DataDir {
         Error::DataDir { action, path: path.to_owned(), source }
     }
 
-    /// [`replace_private`] on a file of the directory.
+    /// [`replace_private`] on a file of the directory, which may take the room of the reserve.
     pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
-        replace_private(path, text).map_err(|source| self.error("write", path, source))
+        self.with_reserve(|| replace_private(path, text)).map_err(|source| self.error("write", path, source))
+    }
+
+    /// Writes, and once more in the room of the reserve if the disk is full: a server that does not start can
+    /// delete nothing.
+    pub(super) fn with_reserve<T>(&self, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match write() {
+            Err(error) if disk::is_full_error(&error) && self.spend_reserve() => write(),
+            written => written,
+        }
     }
 
     fn running_path(&self) -> PathBuf {
@@ -242,11 +255,13 @@ impl DataDir {
         }
     }
 
-    /// Frees the reserve.
-    pub(super) fn spend_reserve(&self) {
-        if fs::remove_file(self.reserve_path()).is_ok() {
+    /// Frees the reserve. Returns whether there was one.
+    pub(super) fn spend_reserve(&self) -> bool {
+        let is_spent = fs::remove_file(self.reserve_path()).is_ok();
+        if is_spent {
             tracing::warn!("the disk is full; the file reserve is deleted to make room");
         }
+        is_spent
     }
 
     /// Whether there is enough room for a server: half of the reserve, since less would be full again at
@@ -323,6 +338,19 @@ mod tests {
         );
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_takes_the_reserve_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let write = || if data.reserve_path().exists() { Err(full()) } else { Ok(()) };
+        fs::write(data.reserve_path(), "").unwrap();
+        data.with_reserve(|| Err::<(), _>(io::Error::from(io::ErrorKind::PermissionDenied))).unwrap_err();
+        assert!(data.reserve_path().exists(), "another error needs no room");
+        data.with_reserve(write).unwrap();
+        data.with_reserve(|| Err::<(), _>(full())).unwrap_err();
     }
 
     #[test]

@@ -2,10 +2,24 @@
 //! [`Status`](super::Status) instead.
 
 use super::extra_config::ExtraConfigError;
+use crate::disk;
 use crate::version::TooOld;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The remedy for an error of the data directory.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        _ if disk::is_full_error(source) => "make room on its file system, or raise the quota there",
+        // A file that is there and cannot be understood.
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            "the file is damaged: put it back from a backup of the data directory. If this is a member of a cluster, and \
+             most of the other members serve, remove its --data-dir instead, and start it again: it takes a copy from the others"
+        }
+        _ => "--data-dir must name a directory that jetway may write",
+    }
+}
 
 /// An error of the first start or of the stop. Each text names the action and a remedy.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +42,7 @@ pub enum Error {
     #[error("{} is {reason}", .path.display())]
     TooOld { path: PathBuf, reason: TooOld },
 
-    #[error("cannot {action} {}: {source}; --data-dir must name a directory that jetway may write", .path.display())]
+    #[error("cannot {action} {}: {source}; {}", .path.display(), remedy(.source))]
     DataDir { action: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
@@ -121,4 +135,25 @@ pub enum Error {
 
     #[error("the supervisor thread of nats-server ended unexpectedly")]
     SupervisorGone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_data_directory_has_the_remedy_for_its_cause() {
+        let text =
+            |source| Error::DataDir { action: "read", path: "/data/cluster.json".into(), source }.to_string();
+        let full = text(io::Error::from_raw_os_error(libc::ENOSPC));
+        assert!(full.contains("make room") && !full.contains("--data-dir"), "{full}");
+        assert!(text(io::Error::from_raw_os_error(libc::EDQUOT)).contains("make room"));
+        for json in ["", "{", "{}", "no"] {
+            let damaged = serde_json::from_str::<std::collections::BTreeMap<String, u8>>(json);
+            let Err(error) = damaged else { continue };
+            let damaged = text(error.into());
+            assert!(damaged.contains("the file is damaged"), "{damaged}");
+        }
+        assert!(text(io::ErrorKind::PermissionDenied.into()).contains("that jetway may write"));
+    }
 }
