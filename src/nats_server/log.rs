@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::watch;
@@ -12,6 +13,9 @@ use tokio::sync::watch;
 const KEPT: usize = 50;
 /// Lines shown in an error text.
 const SHOWN: usize = 8;
+
+/// A refused route is reported at most once in this time.
+const REFUSAL_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Levels in ascending order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -81,6 +85,64 @@ pub(super) fn is_damaged_snapshot(text: &str) -> bool {
     text.to_lowercase().contains("snapshot corrupt")
 }
 
+/// Whether a route was refused, and by which side: the password of routes follows from the token.
+fn refused_route(text: &str) -> Option<Refusal> {
+    // Connections of routes have the letters rid, and those of clients cid.
+    let (_, reason) = text.split_once(" - rid:")?;
+    if reason.contains("authentication error") {
+        Some(Refusal::ByThis)
+    } else if reason.contains("Authorization Violation") {
+        Some(Refusal::ByOther)
+    } else {
+        None
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    ByThis,
+    ByOther,
+}
+
+impl Refusal {
+    fn report(self, line: &str) {
+        let peer = split_connection(line);
+        match self {
+            Refusal::ByThis => tracing::warn!(
+                peer,
+                "this member refuses another one, whose --initial-cluster-token differs. All members of a cluster need the \
+                 same one; it is refused until it is started with that"
+            ),
+            Refusal::ByOther => tracing::warn!(
+                peer,
+                "another member refuses this one, since their --initial-cluster-token differ. All members of a cluster need \
+                 the same one; this one is refused until it is started with that"
+            ),
+        }
+    }
+}
+
+/// The address in a line about a connection.
+fn split_connection(line: &str) -> &str {
+    line.split_once(" - ").map_or(line, |(address, _)| address)
+}
+
+/// When each kind of refusal was reported last. A refused server tries again every second.
+#[derive(Debug, Default)]
+struct Refusals([Option<Instant>; 2]);
+
+impl Refusals {
+    /// Whether a refusal is news.
+    fn is_due(&mut self, refusal: Refusal) -> bool {
+        let last = &mut self.0[refusal as usize];
+        let is_due = last.is_none_or(|last| last.elapsed() >= REFUSAL_INTERVAL);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 /// The last lines of one run of the child.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<(Level, String)>>>);
@@ -128,6 +190,7 @@ pub(super) async fn forward(
     is_member: bool,
 ) {
     let mut is_reported = false;
+    let mut refusals = Refusals::default();
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
     loop {
@@ -149,6 +212,14 @@ pub(super) async fn forward(
         let level =
             if UNIMPORTANT.iter().any(|start| text.starts_with(start)) { Level::Debug } else { level };
         tail.push(level, text);
+        // One line with the reason stands for them.
+        let refusal = refused_route(text).filter(|_| is_member);
+        let level = if refusal.is_some() { Level::Debug } else { level };
+        if let Some(refusal) = refusal
+            && refusals.is_due(refusal)
+        {
+            refusal.report(text);
+        }
         let (attempt, message) = split_attempt(text);
         match level {
             Level::Trace => tracing::trace!(target: "nats_server", "{text}"),
@@ -237,6 +308,25 @@ mod tests {
             assert!(is_damaged_snapshot(text) && !is_damage(text) && !is_write_error(text), "{text}");
         }
         assert!(!is_damaged_snapshot("Stream create failed for 'JW > KV_jetway': insufficient resources"));
+    }
+
+    #[test]
+    fn a_refused_route_is_reported_once() {
+        // The words of nats-server 2.15.1.
+        let by_this = "127.0.0.1:33630 - rid:80 - authentication error - User \"jetway\"";
+        let by_other = "127.0.0.1:21152 - rid:6 - Route Error 'Authorization Violation'";
+        assert_eq!(refused_route(by_this), Some(Refusal::ByThis));
+        assert_eq!(refused_route(by_other), Some(Refusal::ByOther));
+        assert_eq!(split_connection(by_other), "127.0.0.1:21152");
+        for other in [
+            "127.0.0.1:33630 - cid:80 - authentication error - User \"jetway\"",
+            "127.0.0.1:21152 - rid:6 - Route connection closed: Client Closed",
+        ] {
+            assert_eq!(refused_route(other), None);
+        }
+        let mut refusals = Refusals::default();
+        assert!(refusals.is_due(Refusal::ByThis) && refusals.is_due(Refusal::ByOther));
+        assert!(!refusals.is_due(Refusal::ByThis) && !refusals.is_due(Refusal::ByOther));
     }
 
     #[test]
