@@ -227,8 +227,8 @@ async fn a_disk_filled_by_others_accepts_deletes_and_compactions() {
     clear(&client, 100).await;
 }
 
-/// A start on a full disk takes the room of the reserve, alone and as a member, so that deletes and compactions
-/// are possible.
+/// A start on a full disk takes the room of the reserve, alone and as a member, so that deletes and
+/// compactions are possible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
 async fn a_start_on_a_full_disk_takes_the_reserve() {

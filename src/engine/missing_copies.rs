@@ -1,8 +1,8 @@
 //! Members whose servers should have a copy of the stream, and have none.
 //!
 //! NATS takes the name of a removed server back only five minutes after the removal. A member that was
-//! removed and added again under its name runs and answers meanwhile, but its server is in no group: it has no
-//! copy, and does not count for majorities. The member list does not show that.
+//! removed and added again under its name runs and answers meanwhile, but its server is in no group: it has
+//! no copy, and does not count for majorities. The member list does not show that.
 
 use crate::log::{Replica, StreamInfo, copies};
 use crate::record::Member;

@@ -6,6 +6,7 @@ use jetway::proto::etcdserverpb::{CompactionRequest, HashKvRequest};
 use support::client::{Client, put};
 use support::cluster::Cluster;
 use support::eventually;
+use support::server::Target;
 
 /// The hash of each member at one revision is the same.
 pub async fn all_hold_the_same(clients: &[Client]) {
@@ -176,4 +177,33 @@ async fn a_compacted_cluster_starts_again() {
     assert_eq!(clients[2].members().await.unwrap().members.len(), 3);
     assert_eq!(clients[1].list("/again").await.len(), 1);
     all_hold_the_same(&clients).await;
+}
+
+/// A founding member with another token is kept out. Both sides name the flag, and nats-server's own lines of
+/// each attempt are left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founding_member_with_another_token_is_named() {
+    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let all = cluster.list(0..3);
+    cluster.set_flags(2, &all, "new", &["--initial-cluster-token", "mistyped"]);
+    for member in &mut cluster.members {
+        member.begin();
+    }
+    for (member, words) in [(0, "this member refuses another one"), (2, "another member refuses this one")] {
+        let line = eventually(words, async || {
+            let log = cluster.members[member].log();
+            log.lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
+        .await;
+        assert!(line.contains("WARN") && line.contains("--initial-cluster-token"), "{line}");
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for member in &cluster.members {
+        let log = member.log();
+        let grave = log.lines().filter(|line| line.contains("ERROR"));
+        let of_attempts =
+            grave.filter(|line| line.contains("uthorization") || line.contains("authentication"));
+        assert_eq!(of_attempts.count(), 0, "{log}");
+        assert!(log.matches("--initial-cluster-token").count() <= 2, "{log}");
+    }
 }

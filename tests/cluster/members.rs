@@ -8,8 +8,8 @@ use jetway::proto::etcdserverpb::{
 };
 use support::client::{Client, refused};
 use support::cluster::Cluster;
-use support::eventually;
 use support::server::Target;
+use support::{catches_up, eventually};
 use tonic::{Code, Status};
 
 use super::forming::all_hold_the_same;
@@ -181,6 +181,54 @@ async fn a_member_that_was_removed_while_it_was_down_stays_out() {
     let left = members(&clients[other]).await;
     assert!(left.len() == 2 && left.iter().all(|member| member.id != id), "{left:?}");
     clients[other].put("/still", "served").await;
+}
+
+/// A lost member is replaced under its old name, which NATS bars for five minutes. The writer and the member
+/// itself report that its server has no copy, and the member waits for it before it is ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_nats_has_not_taken_in_is_reported() {
+    let mut cluster = Cluster::start_jetways(3).await;
+    let clients = cluster.clients().await;
+    cluster.has_copies_on(0, &[0, 1, 2]).await;
+    let lost = (cluster.leader(&clients).await + 1) % 3;
+    let [one, other] = [(lost + 1) % 3, (lost + 2) % 3];
+    let id = started(&clients[one], cluster.name(lost)).await.id;
+    cluster.members[lost].kill_machine();
+    until_permitted(async || remove(&clients[one], id).await).await;
+    let words = "the server is removed from the cluster";
+    eventually("the removal of its server", async || {
+        [one, other].iter().any(|at| cluster.members[*at].log().contains(words)).then_some(())
+    })
+    .await;
+    let url = cluster.peer_url(lost);
+    until_permitted(async || add(&clients[one], &url, false).await).await;
+    std::fs::remove_dir_all(cluster.members[lost].dir().join("data")).unwrap();
+    let all = cluster.list(0..3);
+    cluster.set_flags(lost, &all, "existing", &[]);
+    cluster.members[lost].begin();
+    let writer = cluster.leader(&[clients[one].clone(), clients[other].clone()]).await;
+    let words = "its server has no copy of the stream yet";
+    for member in [writer, lost] {
+        let line = eventually(words, async || {
+            let log = cluster.members[member].log();
+            log.lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
+        .await;
+        let name = format!("member=\"{}\"", cluster.name(lost));
+        assert!(line.contains("WARN") && line.contains(&name) && line.contains("new name"), "{line}");
+    }
+    let log = cluster.members[lost].log();
+    let now = log.rsplit("looking for the members of the cluster").next().unwrap_or_default();
+    assert!(!now.contains("ready to serve"), "{log}");
+    catches_up("the member serves all the same", async || {
+        let log = cluster.members[lost].log();
+        log.rsplit(words).next().is_some_and(|rest| rest.contains("ready to serve")).then_some(())
+    })
+    .await;
+    let log = cluster.members[lost].log();
+    assert!(log.contains("this member serves without a copy"), "{log}");
+    assert_eq!(cluster.members[writer].log().matches(words).count(), 1, "it is reported once");
+    cluster.members[lost].client().await.put("/served", "by it").await;
 }
 
 /// Members that came later are known to those that were there before, whatever their flags say at a later
