@@ -258,7 +258,7 @@ async fn a_start_on_a_full_disk_takes_the_reserve() {
 
     let disk = SmallDisk::mount(96);
     let data = disk.path().join("data");
-    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "https", &["--peer-auto-tls"]);
     let all = cluster.list(0..3);
     cluster.set_flags(2, &all, "new", &["--data-dir", text(&data)]);
     cluster.start_all().await;

@@ -163,8 +163,14 @@ impl Reconciler {
         match chosen {
             // The copy may have come here since the measurement.
             Some(false) if self.mode.syncs_here() && self.log.copies() == 1 => {
+                let moves = self.mode.moves();
                 let stream = self.log.info().await.ok();
-                if choose(self.log.copies(), stream.as_ref()) == Some(false) && self.lone_server().is_none() {
+                // An exchange of the server decides by itself.
+                let is_unmoved = self.mode.moves() == moves && !self.mode.is_moving();
+                if choose(self.log.copies(), stream.as_ref()) == Some(false)
+                    && self.lone_server().is_none()
+                    && is_unmoved
+                {
                     self.mode.set_only_copy(false);
                 }
             }

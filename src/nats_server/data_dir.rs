@@ -236,7 +236,7 @@ impl DataDir {
     }
 
     fn reserve_path(&self) -> PathBuf {
-        self.path.join("reserve")
+        reserve_path(&self.path)
     }
 
     /// Reserves room for the time when the disk is full, if there is plenty now. Best effort: without the
@@ -257,11 +257,7 @@ impl DataDir {
 
     /// Frees the reserve. Returns whether there was one.
     pub(super) fn spend_reserve(&self) -> bool {
-        let is_spent = fs::remove_file(self.reserve_path()).is_ok();
-        if is_spent {
-            tracing::warn!("the disk is full; the file reserve is deleted to make room");
-        }
-        is_spent
+        spend_reserve(&self.path)
     }
 
     /// Whether there is enough room for a server: half of the reserve, since less would be full again at
@@ -269,6 +265,19 @@ impl DataDir {
     pub(super) fn has_room(&self) -> bool {
         disk::space(&self.path).is_none_or(|space| space.free >= disk::headroom(space.total) / 2)
     }
+}
+
+fn reserve_path(dir: &Path) -> PathBuf {
+    dir.join("reserve")
+}
+
+/// Frees the reserve in a data directory. Returns whether there was one.
+pub(crate) fn spend_reserve(dir: &Path) -> bool {
+    let is_spent = fs::remove_file(reserve_path(dir)).is_ok();
+    if is_spent {
+        tracing::warn!("the disk is full; the file reserve is deleted to make room");
+    }
+    is_spent
 }
 
 /// Writes a file that only this user may read. It replaces the old file, which may have other permissions.

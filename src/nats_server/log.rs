@@ -106,15 +106,17 @@ enum Refusal {
 
 impl Refusal {
     fn report(self, line: &str) {
-        let peer = split_connection(line);
+        let (peer, reason) = split_connection(line);
         match self {
             Refusal::ByThis => tracing::warn!(
                 peer,
+                reason,
                 "this member refuses another one, whose --initial-cluster-token differs. All members of a cluster need the \
                  same one; it is refused until it is started with that"
             ),
             Refusal::ByOther => tracing::warn!(
                 peer,
+                reason,
                 "another member refuses this one, since their --initial-cluster-token differ. All members of a cluster need \
                  the same one; this one is refused until it is started with that"
             ),
@@ -122,9 +124,11 @@ impl Refusal {
     }
 }
 
-/// The address in a line about a connection.
-fn split_connection(line: &str) -> &str {
-    line.split_once(" - ").map_or(line, |(address, _)| address)
+/// The address and the text of a line about a connection, without its number.
+fn split_connection(line: &str) -> (&str, &str) {
+    let mut parts = line.splitn(3, " - ");
+    let address = parts.next().unwrap_or_default();
+    (address, parts.nth(1).unwrap_or_default())
 }
 
 /// When each kind of refusal was reported last. A refused server tries again every second.
@@ -317,7 +321,7 @@ mod tests {
         let by_other = "127.0.0.1:21152 - rid:6 - Route Error 'Authorization Violation'";
         assert_eq!(refused_route(by_this), Some(Refusal::ByThis));
         assert_eq!(refused_route(by_other), Some(Refusal::ByOther));
-        assert_eq!(split_connection(by_other), "127.0.0.1:21152");
+        assert_eq!(split_connection(by_other), ("127.0.0.1:21152", "Route Error 'Authorization Violation'"));
         for other in [
             "127.0.0.1:33630 - cid:80 - authentication error - User \"jetway\"",
             "127.0.0.1:21152 - rid:6 - Route connection closed: Client Closed",

@@ -81,6 +81,7 @@ pub use cluster::{
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;
+pub(crate) use data_dir::spend_reserve;
 pub use error::Error;
 pub use extra_config::{ExtraConfigError, store_of_kine};
 pub(crate) use preparation::{PreparationError, prepare};

@@ -10,6 +10,7 @@ use crate::auth::{self, TokenSettings};
 use crate::auto_compaction;
 use crate::cli::{PeerAutoTls, ServerSettings, Storage};
 use crate::core::Writer;
+use crate::disk;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
@@ -20,8 +21,8 @@ use crate::record::Member;
 use crate::snapshot_schedule;
 use crate::telemetry::Metrics;
 use crate::transport::{
-    Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, issue_peer_certificate,
-    probe_routes,
+    Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, PeerCertificateError, Probes, Stage,
+    issue_peer_certificate, probe_routes,
 };
 use crate::watch::WatchHub;
 use std::path::PathBuf;
@@ -192,7 +193,15 @@ async fn start_storage(
     if let Some(cluster) = cluster {
         if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
             let hosts = hosts(&cluster.server);
-            issue_peer_certificate(dir, &cluster.server.token, hosts, *validity_years)?;
+            let issue = || issue_peer_certificate(dir, &cluster.server.token, hosts.clone(), *validity_years);
+            match issue() {
+                Err(PeerCertificateError::Write { source, .. })
+                    if disk::is_full_error(&source) && nats_server::spend_reserve(data_dir) =>
+                {
+                    issue()?;
+                }
+                issued => issued?,
+            }
         }
         nats.cluster = Some(cluster.server.clone());
         starting("looking for the members of the cluster".into());
