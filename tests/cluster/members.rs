@@ -12,7 +12,7 @@ use support::server::Target;
 use support::{catches_up, eventually};
 use tonic::{Code, Status};
 
-use super::forming::all_hold_the_same;
+use super::forming::{all_hold_the_same, writes_again};
 
 pub async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
     let request = MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
@@ -194,6 +194,8 @@ async fn a_member_that_nats_has_not_taken_in_is_reported() {
     let [one, other] = [(lost + 1) % 3, (lost + 2) % 3];
     let id = started(&clients[one], cluster.name(lost)).await.id;
     cluster.members[lost].kill_machine();
+    // The stream may have been led by the server that is gone.
+    writes_again(&clients[one]).await;
     until_permitted(async || remove(&clients[one], id).await).await;
     let words = "the server is removed from the cluster";
     eventually("the removal of its server", async || {
