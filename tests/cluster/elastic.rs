@@ -302,7 +302,8 @@ async fn a_death_at_each_step_back_costs_nothing() {
     for (step, is_reached) in STEPS_BACK {
         let mut cluster = Cluster::start(2).await;
         let clients = cluster.clients().await;
-        let traffic = Traffic::begin_with(&clients[..1], LOAD).await;
+        let patient = clients[0].clone().with_patience(support::CAUGHT_UP);
+        let traffic = Traffic::begin_with(&[patient], LOAD).await;
         copies(&cluster, 2).await;
         let data = cluster.members[0].dir().join("data");
         let through = [0, 1].map(|member| cluster.members[member].address()).join(",");

@@ -1,12 +1,14 @@
 //! A call with streams both ways, driven message by message.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
 use crate::client::Client;
-use crate::within;
+use crate::within_time;
 
 /// The call. Dropping it cancels it.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub struct Call<Q, R> {
     requests: Option<mpsc::UnboundedSender<Q>>,
     responses: mpsc::UnboundedReceiver<Result<R, Status>>,
     call: JoinHandle<()>,
+    /// The longest wait for a message.
+    patience: Duration,
 }
 
 impl<Q, R> Call<Q, R>
@@ -24,7 +28,7 @@ where
     pub fn open(client: &Client, path: &'static str) -> Self {
         let (requests, outgoing) = mpsc::unbounded_channel();
         let (incoming, responses) = mpsc::unbounded_channel();
-        let client = client.clone();
+        let (client, patience) = (client.clone(), client.patience);
         // etcd sends no headers before its first message, so the call begins beside the requests.
         let call = tokio::spawn(async move {
             let outgoing = UnboundedReceiverStream::new(outgoing);
@@ -39,7 +43,7 @@ where
                 }
             }
         });
-        Self { requests: Some(requests), responses, call }
+        Self { requests: Some(requests), responses, call, patience }
     }
 
     pub fn send(&self, request: Q) {
@@ -56,7 +60,7 @@ where
 
     /// The next message or the status that ended the call; `None` after an end with OK.
     pub async fn message(&mut self) -> Option<Result<R, Status>> {
-        within("a message of a call", self.responses.recv()).await
+        within_time(self.patience, "a message of a call", self.responses.recv()).await
     }
 
     /// A message that has already arrived.

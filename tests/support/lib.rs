@@ -59,12 +59,17 @@ pub async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Out
 
 /// Asks `probe` again and again until it yields a value.
 pub async fn eventually<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
-    within(what, until_some(probe)).await
+    eventually_within(TIMEOUT, what, probe).await
+}
+
+/// As [`eventually`], with a time of its own.
+pub async fn eventually_within<T>(limit: Duration, what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within_time(limit, what, until_some(probe)).await
 }
 
 /// As [`eventually`], for what waits until a mirror or a replica of nats-server follows again.
 pub async fn catches_up<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
-    within_time(CAUGHT_UP, what, until_some(probe)).await
+    eventually_within(CAUGHT_UP, what, probe).await
 }
 
 async fn until_some<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {

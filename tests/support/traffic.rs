@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::client::{Client, is_of_an_outage, op, put, revision, run};
-use crate::eventually;
 use crate::figures::{Calls, Figures};
 use crate::watch::{WatchStream, outline, pair, watch_all};
+use crate::{eventually, eventually_within};
 
 /// How much is asked at once.
 #[derive(Clone, Copy)]
@@ -77,6 +77,8 @@ pub struct Traffic {
     times: Arc<Mutex<Calls>>,
     /// The newest value of each writer's that is known to be written.
     known: Vec<Arc<AtomicI64>>,
+    /// The longest wait for more writes.
+    patience: Duration,
 }
 
 impl Traffic {
@@ -102,6 +104,7 @@ impl Traffic {
             counts: clients.iter().map(|_| Arc::default()).collect(),
             times: Arc::default(),
             known: Vec::new(),
+            patience: clients[0].patience,
         };
         for (at, client) in clients.iter().enumerate() {
             let (client, failures, last) =
@@ -175,7 +178,7 @@ impl Traffic {
     pub async fn more(&self) {
         let count = || self.counts.iter().map(|count| count.load(Ordering::SeqCst)).sum::<i64>();
         let enough = count() + 60;
-        eventually("more writes", async || (count() >= enough).then_some(())).await;
+        eventually_within(self.patience, "more writes", async || (count() >= enough).then_some(())).await;
     }
 
     /// As [`Traffic::more`], and through each instance more than may have been under way.

@@ -6,6 +6,8 @@ mod messages;
 
 pub use messages::*;
 
+use std::time::Duration;
+
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -14,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::within;
+use crate::{TIMEOUT, within, within_time};
 
 /// Anything that a call can answer.
 pub type Answer<T> = Result<T, Status>;
@@ -23,24 +25,32 @@ pub type Answer<T> = Result<T, Status>;
 pub struct Client {
     channel: Channel,
     metadata: MetadataMap,
+    /// The longest that one of its calls may take.
+    pub patience: Duration,
 }
 
 impl Client {
     pub async fn connect(endpoint: &str) -> Self {
         let endpoint = Endpoint::new(endpoint.to_owned()).unwrap();
         let channel = within("a connection", endpoint.connect()).await.unwrap();
-        Self { channel, metadata: MetadataMap::new() }
+        Self { channel, metadata: MetadataMap::new(), patience: TIMEOUT }
     }
 
     /// A client over a channel that somebody has set up.
     pub fn over(channel: Channel) -> Self {
-        Self { channel, metadata: MetadataMap::new() }
+        Self { channel, metadata: MetadataMap::new(), patience: TIMEOUT }
     }
 
     /// A client that connects with its first call, and again when the connection breaks.
     pub fn lazy(endpoint: &str) -> Self {
         let channel = Endpoint::new(endpoint.to_owned()).unwrap().connect_lazy();
-        Self { channel, metadata: MetadataMap::new() }
+        Self { channel, metadata: MetadataMap::new(), patience: TIMEOUT }
+    }
+
+    /// The same client, whose calls may take so long.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// A client that sends this with each call.
@@ -76,7 +86,7 @@ impl Client {
 
     /// The same client of another server.
     pub fn at(&self, endpoint: &str) -> Self {
-        Self { metadata: self.metadata.clone(), ..Self::lazy(endpoint) }
+        Self { metadata: self.metadata.clone(), patience: self.patience, ..Self::lazy(endpoint) }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -106,7 +116,7 @@ impl Client {
             let codec = ProstCodec::<Q, R>::default();
             grpc.unary(self.request(message), PathAndQuery::from_static(path), codec).await
         };
-        within(path, call).await
+        within_time(self.patience, path, call).await
     }
 
     /// One call of any method, with any bytes for a message.
