@@ -55,7 +55,7 @@ impl Voters {
 }
 
 /// The vote of a member: the lowest epoch whose writer it votes for; `None` if it does not vote.
-pub(super) type Vote = (u64, Option<u64>);
+pub(super) type Vote = (u64, Option<Epoch>);
 
 impl Node {
     /// The lowest epoch whose writer this instance votes for; `None` before it is ready (V3).

@@ -354,6 +354,9 @@ impl Node {
         };
         self.forget_silent_peers();
         writing.give_up_late_poll();
+        if !writing.is_settling() && self.is_outvoted(writing, &[]) {
+            return Err(WriteError::Outvoted);
+        }
         if let Some(reason) = self.read_only() {
             return Err(WriteError::ReadOnly(reason));
         }

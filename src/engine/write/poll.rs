@@ -8,7 +8,7 @@ use crate::engine::node::Node;
 use crate::engine::proposal::{Call, Proposal, Waiter, WireQuestion, WireVote};
 use crate::engine::votes::{Vote, Voters};
 use crate::record::Body;
-use crate::types::{LogIndex, Sequence};
+use crate::types::{Epoch, LogIndex, Sequence};
 use prost::Message as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -96,10 +96,20 @@ impl Node {
 
     /// Whether these votes and that of this instance confirm the epoch.
     pub(super) fn is_confirmed(&self, writing: &Writing, votes: &[Vote]) -> bool {
-        let own = (self.settings.member.id, self.vote().map(|epoch| epoch.0));
+        self.are_most(writing, votes, |vote| vote <= self.chain.epoch())
+    }
+
+    /// Whether most voters have promised to vote for a later epoch, so that votes confirm this one no more.
+    pub(super) fn is_outvoted(&self, writing: &Writing, votes: &[Vote]) -> bool {
+        self.are_most(writing, votes, |vote| vote > self.chain.epoch())
+    }
+
+    /// Whether most voters vote so, by these votes and that of this instance.
+    fn are_most(&self, writing: &Writing, votes: &[Vote], is_such: impl Fn(Epoch) -> bool) -> bool {
+        let own = (self.settings.member.id, self.vote());
         let votes = votes.iter().filter(|vote| vote.0 != own.0).chain([&own]);
-        let confirming = votes.filter(|(_, vote)| vote.is_some_and(|vote| vote <= self.chain.epoch().0));
-        self.voters(writing).is_majority(confirming.map(|(member, _)| *member))
+        let such = votes.filter(|(_, vote)| vote.is_some_and(&is_such));
+        self.voters(writing).is_majority(such.map(|(member, _)| *member))
     }
 
     /// Begins a poll for the answers that wait for one; without voters they wait for a barrier.
@@ -134,10 +144,11 @@ impl Node {
             return Ok(());
         };
         poll.votes.retain(|(member, _)| *member != vote.member);
-        poll.votes.push((vote.member, vote.epoch));
+        poll.votes.push((vote.member, vote.epoch.map(Epoch)));
         let votes = std::mem::take(&mut poll.votes);
         let is_confirmed = self.is_confirmed(writing, &votes);
-        let is_outvoted = !is_confirmed && self.is_outvoted(writing, &votes);
+        // A successor that this writer has named needs such promises.
+        let is_outvoted = !writing.is_settling() && self.is_outvoted(writing, &votes);
         if is_confirmed {
             let poll = writing.polls.in_flight.take();
             self.confirm(writing, poll.map(|poll| poll.waiters).unwrap_or_default()).await;
@@ -148,14 +159,6 @@ impl Node {
             poll.votes = votes;
         }
         Ok(())
-    }
-
-    /// Whether most voters have promised to vote for a later epoch, so that votes confirm this one no more.
-    fn is_outvoted(&self, writing: &Writing, votes: &[Vote]) -> bool {
-        let own = (self.settings.member.id, self.vote().map(|epoch| epoch.0));
-        let votes = votes.iter().filter(|vote| vote.0 != own.0).chain([&own]);
-        let against = votes.filter(|(_, vote)| vote.is_some_and(|vote| vote > self.chain.epoch().0));
-        self.voters(writing).is_majority(against.map(|(member, _)| *member))
     }
 
     /// Sends confirmed answers behind everything that is in flight: another instance may have read these

@@ -8,6 +8,7 @@ use crate::engine::proposal::{
 };
 use crate::log::Incoming;
 use crate::record::OperationId;
+use crate::types::Epoch;
 use bytes::Bytes;
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
@@ -112,7 +113,7 @@ impl Node {
     pub(super) async fn take_calls(&mut self, writing: &mut Writing, payload: &Bytes, reply: &str) {
         let Ok(message) = WireCalls::decode(payload.clone()) else { return };
         let WireCalls { instance, lowest_open, calls, member, vote } = message;
-        let is_confirmed = self.is_confirmed(writing, &[(member, vote)]);
+        let is_confirmed = self.is_confirmed(writing, &[(member, vote.map(Epoch))]);
         let remote = writing.remotes.entry(instance).or_default();
         remote.lowest_open = remote.lowest_open.max(lowest_open);
         remote.known = remote.known.split_off(&remote.lowest_open);
