@@ -38,6 +38,7 @@ struct Candidacy {
     instance: u64,
     member: u64,
     epoch: Epoch,
+    asks_for_promises: bool,
     needs_promises: bool,
     /// The number of instances that the candidate waits for, up to [`ASK_TIMEOUT`].
     others: usize,
@@ -46,15 +47,14 @@ struct Candidacy {
 impl Candidacy {
     /// Asks for promises and positions; returns the furthest position of a ready instance.
     async fn ask(&self, messenger: &Messenger, voters: &Voters) -> Result<LogIndex, AttemptError> {
-        let epoch = if self.needs_promises { self.epoch.0 } else { 0 };
+        let epoch = if self.asks_for_promises { self.epoch.0 } else { 0 };
         let question = WireQuestion { instance: self.instance, epoch, poll: 0 };
         let answers = messenger.ask(question.encode_to_vec()).await;
         let mut answers = answers.map_err(|error| AttemptError::Other(error.to_string()))?;
         let asked = Instant::now();
         let (mut promised, mut furthest, mut count) = (BTreeSet::from([self.member]), LogIndex::NONE, 0);
         loop {
-            let is_promised =
-                !self.needs_promises || voters.is_empty() || voters.is_majority(promised.iter().copied());
+            let is_promised = !self.needs_promises || voters.permit(promised.iter().copied());
             if is_promised && count >= self.others {
                 return Ok(furthest);
             }
@@ -169,17 +169,17 @@ impl Node {
         };
         let (log, messenger) = (Arc::clone(&self.log), self.messenger.clone());
         let is_asking = !following.must_take_over;
-        // The operator who accepts a loss decides alone.
-        let needs_promises =
-            self.mode.is_in_cluster() && !self.is_of_this_instance() && !self.chain.is_accepting();
-        if needs_promises {
+        let asks_for_promises = self.mode.is_in_cluster() && !self.is_of_this_instance();
+        if asks_for_promises {
             self.promise(record.epoch);
         }
         let candidacy = Candidacy {
             instance: self.start,
             member: self.settings.member.id,
             epoch: record.epoch,
-            needs_promises,
+            asks_for_promises,
+            // The operator who accepts a loss decides alone.
+            needs_promises: asks_for_promises && !self.chain.is_accepting(),
             others: if is_asking { self.peers.len() } else { 0 },
         };
         let (mode, tables) = (Arc::clone(&self.mode), self.tables.clone());
@@ -202,7 +202,7 @@ impl Node {
                 }
                 None => None,
             };
-            if let Some(messenger) = messenger.filter(|_| is_asking || needs_promises) {
+            if let Some(messenger) = messenger.filter(|_| is_asking || asks_for_promises) {
                 // Everything up to the guard is applied.
                 let furthest = candidacy.ask(&messenger, &Voters::of(&mode, &tables)).await?;
                 if is_asking && furthest > index {

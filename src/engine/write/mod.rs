@@ -98,7 +98,7 @@ enum WriteError {
     #[error("the log does not hold what was acknowledged")]
     Invalid,
     /// An epoch of its own with a later number has their votes.
-    #[error("most members have promised their votes to a later epoch")]
+    #[error("members have promised their votes to a later epoch")]
     Outvoted,
     #[error(transparent)]
     ReadOnly(ReadOnly),
@@ -353,7 +353,7 @@ impl Node {
             self.settings.election_timeout
         };
         self.forget_silent_peers();
-        writing.give_up_late_poll();
+        self.give_up_late_poll(writing)?;
         if !writing.is_settling() && self.is_outvoted(writing, &[]) {
             return Err(WriteError::Outvoted);
         }

@@ -70,16 +70,6 @@ impl Polls {
     }
 }
 
-impl Writing {
-    /// Gives up a poll that is not answered in time: its answers wait for a barrier.
-    pub(super) fn give_up_late_poll(&mut self) {
-        if let Some(poll) = self.polls.in_flight.take_if(|poll| poll.sent.elapsed() > POLL_TIMEOUT) {
-            self.unproved.extend(poll.waiters);
-            self.polls.pause = Instant::now() + PAUSE;
-        }
-    }
-}
-
 /// Whether votes may confirm the answer to a call (V5).
 pub(super) fn may_be_confirmed(call: &Call) -> bool {
     !matches!(call.proposal, Proposal::KeepAlive(_))
@@ -96,23 +86,24 @@ impl Node {
 
     /// Whether these votes and that of this instance confirm the epoch.
     pub(super) fn is_confirmed(&self, writing: &Writing, votes: &[Vote]) -> bool {
-        self.are_most(writing, votes, |vote| vote <= self.chain.epoch())
+        self.voters(writing).confirm(self.voting(votes, |vote| vote <= self.chain.epoch()))
     }
 
-    /// Whether most voters have promised to vote for a later epoch, so that votes confirm this one no more.
+    /// Whether too many voters have promised to vote for a later epoch, so that votes confirm this one no
+    /// more.
     pub(super) fn is_outvoted(&self, writing: &Writing, votes: &[Vote]) -> bool {
-        self.are_most(writing, votes, |vote| vote > self.chain.epoch())
+        self.voters(writing).are_blocked_by(self.voting(votes, |vote| vote > self.chain.epoch()))
     }
 
-    /// Whether most voters vote so, by these votes and that of this instance.
-    fn are_most(&self, writing: &Writing, votes: &[Vote], is_such: impl Fn(Epoch) -> bool) -> bool {
+    /// The members that vote so, by these votes and that of this instance.
+    fn voting(&self, votes: &[Vote], is_such: impl Fn(Epoch) -> bool) -> Vec<u64> {
         let own = (self.settings.member.id, self.vote());
         let votes = votes.iter().filter(|vote| vote.0 != own.0).chain([&own]);
-        let such = votes.filter(|(_, vote)| vote.is_some_and(&is_such));
-        self.voters(writing).is_majority(such.map(|(member, _)| *member))
+        votes.filter(|(_, vote)| vote.is_some_and(&is_such)).map(|(member, _)| *member).collect()
     }
 
-    /// Begins a poll for the answers that wait for one; without voters they wait for a barrier.
+    /// Begins a poll for the answers that wait for one. They wait for a barrier where most voters have not
+    /// been heard of lately, or have not answered the last poll.
     pub(super) async fn begin_poll(&mut self, writing: &mut Writing) {
         if writing.polls.joined.is_empty() || writing.polls.in_flight.is_some() {
             return;
@@ -121,7 +112,9 @@ impl Node {
             let waiters = writing.polls.take_joined();
             return self.confirm(writing, waiters).await;
         }
-        let may_poll = Instant::now() >= writing.polls.pause && !self.voters(writing).is_empty();
+        let live = self.peers.values().filter(|peer| peer.is_live()).map(|peer| peer.member.id);
+        let are_heard = self.voters(writing).confirm(live.chain([self.settings.member.id]));
+        let may_poll = are_heard && Instant::now() >= writing.polls.pause;
         let Some(messenger) = self.messenger.clone().filter(|_| may_poll) else {
             let waiters = writing.polls.take_joined();
             writing.unproved.extend(waiters);
@@ -157,6 +150,22 @@ impl Node {
             return Err(WriteError::Outvoted);
         } else if let Some(poll) = &mut writing.polls.in_flight {
             poll.votes = votes;
+        }
+        Ok(())
+    }
+
+    /// Gives up a poll that is not answered in time: its answers wait for a barrier.
+    ///
+    /// # Errors
+    /// Some member votes for a later epoch. Another epoch has the votes of all.
+    pub(super) fn give_up_late_poll(&self, writing: &mut Writing) -> Result<(), WriteError> {
+        let late = writing.polls.in_flight.take_if(|poll| poll.sent.elapsed() > POLL_TIMEOUT);
+        let Some(Poll { waiters, votes, .. }) = late else { return Ok(()) };
+        writing.unproved.extend(waiters);
+        writing.polls.pause = Instant::now() + PAUSE;
+        let is_later = |vote| vote > self.chain.epoch();
+        if !writing.is_settling() && !self.voting(&votes, is_later).is_empty() {
+            return Err(WriteError::Outvoted);
         }
         Ok(())
     }

@@ -24,10 +24,12 @@ const BARRIER_PERIOD: Duration = Duration::from_millis(2);
 
 impl Writing {
     /// Whether answers wait for a barrier, and none is in flight. Behind a fence nothing is sent: a trim
-    /// record comes with nothing in flight.
+    /// record comes with nothing in flight. A barrier during a handover could be refused for the successor's
+    /// record, and end it.
     pub(super) fn is_barrier_due(&self) -> bool {
         let is_fenced = self.quiesce.as_ref().is_some_and(|quiesce| quiesce.fence.is_some());
-        !self.unproved.is_empty() && !self.has_appended && self.barriers == 0 && !is_fenced
+        let is_free = !is_fenced && self.handover.is_none();
+        !self.unproved.is_empty() && !self.has_appended && self.barriers == 0 && is_free
     }
 }
 
