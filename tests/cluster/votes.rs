@@ -62,7 +62,8 @@ async fn reads_go_on_where_nobody_votes() {
         signal(cluster.members[*member].pid(), libc::SIGCONT);
     }
     let barriers = barriers(&cluster).await - before;
-    assert!(barriers >= 20.0, "{barriers} barriers for 20 reads one after the other");
+    // A record of the writer's own may take the place of a few.
+    assert!(barriers >= 10.0, "{barriers} barriers for 20 reads one after the other");
     // Votes come again.
     reads(&clients[others[0]], 20).await;
 }
