@@ -40,7 +40,7 @@ async fn reads_leave_no_message_in_the_log() {
     assert!(followers < 10.0, "{followers} barriers for 200 reads through two followers");
     before = barriers(&cluster).await;
     reads(&clients[leader], 200).await;
-    // A poll that is late on a busy machine is replaced by a barrier, and so is each one for a second.
+    // A poll that is late on a busy machine is replaced by a barrier, and so is each one for two seconds.
     let own = barriers(&cluster).await - before;
     assert!(own < 150.0, "{own} barriers for 200 reads through the leader");
 }

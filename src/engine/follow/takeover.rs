@@ -73,7 +73,11 @@ impl Candidacy {
                     }
                 }
                 _ if is_promised => return Ok(furthest),
-                _ => return Err(AttemptError::Other("most members do not answer its candidate".into())),
+                _ => {
+                    return Err(AttemptError::Other(
+                        "a new leader needs the votes of most members, and too few answer".into(),
+                    ));
+                }
             }
         }
     }
