@@ -266,6 +266,10 @@ miri: $(BIN)/protoc | $(CARGO) ## run the core and what else has no I/O under mi
 	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib -- core:: primitive:: record:: log::codec \
 		log::subjects
 
+.PHONY: removals
+removals: $(TEST_PEERS) | $(CARGO) ## wait eleven minutes for removals that nats-server must note first
+	$(CARGO) test --locked --test crash removals -- --ignored
+
 .PHONY: powercut
 powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)
 	JETWAY_POWER_CUTS=$(CUTS) $(CARGO) test --locked --test crash powercut -- --ignored --nocapture --test-threads 1

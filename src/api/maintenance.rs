@@ -172,7 +172,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<DefragmentResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         // JetStream frees space by itself, since it rewrites blocks as messages are removed. This waits until
-        // the messages that compactions have superseded are removed.
+        // the messages that compactions have superseded are removed, but for tombstones, which are small.
         self.engine.finish_removals().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }

@@ -7,17 +7,18 @@ use crate::core::Garbage;
 use crate::types::{LogIndex, Revision, Sequence};
 use std::collections::VecDeque;
 
-/// Messages to remove, in the order of the fields. Each removal is durable before the next one begins.
+/// Messages to remove, in the order of the fields. Each removal is durable before the next one begins, and
+/// that of the tombstones begins only when nats-server has noted all others.
 #[derive(Debug, Default)]
 pub(crate) struct Removal {
     /// Void messages, descending, one after the other: a torn batch must not lose its head first.
     pub void: Vec<Sequence>,
     /// Superseded values and reserved records, ascending.
     pub values: Vec<Sequence>,
-    /// Tombstones, ascending: one that vanished first could uncover an older value of its key.
-    pub tombstones: Vec<Sequence>,
     /// Barriers, ascending.
     pub barriers: Vec<Sequence>,
+    /// Tombstones, ascending: one that vanished first could uncover an older value of its key.
+    pub tombstones: Vec<Sequence>,
 }
 
 impl Removal {
@@ -33,12 +34,13 @@ impl Removal {
 
     /// The messages, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Sequence> {
-        let Removal { void, values, tombstones, barriers } = self;
-        [void, values, tombstones, barriers].into_iter().flatten().copied()
+        let Removal { void, values, barriers, tombstones } = self;
+        [void, values, barriers, tombstones].into_iter().flatten().copied()
     }
 
-    fn parts(&mut self) -> [&mut Vec<Sequence>; 4] {
-        [&mut self.void, &mut self.values, &mut self.tombstones, &mut self.barriers]
+    /// All but the tombstones.
+    fn parts(&mut self) -> [&mut Vec<Sequence>; 3] {
+        [&mut self.void, &mut self.values, &mut self.barriers]
     }
 }
 
@@ -68,9 +70,13 @@ impl Removals {
     }
 
     /// The messages that go next, and whether none of them may go before the one in front of it. The caller
-    /// takes out those that are gone, and syncs the store before the next call.
-    pub(crate) fn next_part(&mut self) -> Option<(&mut Vec<Sequence>, bool)> {
-        while self.0.front().is_some_and(Removal::is_empty) {
+    /// takes out those that are gone, and syncs the store before the next call. Tombstones in front of them
+    /// move to `tombstones`, because no older value of their keys is left.
+    pub(crate) fn next_part(&mut self, tombstones: &mut Vec<Sequence>) -> Option<(&mut Vec<Sequence>, bool)> {
+        while let Some(removal) = self.0.front_mut()
+            && removal.parts().iter().all(|part| part.is_empty())
+        {
+            tombstones.append(&mut removal.tombstones);
             self.0.pop_front();
         }
         let first = self.0.front_mut()?;
@@ -80,8 +86,11 @@ impl Removals {
 
     /// Forgets messages that are gone.
     pub(crate) fn forget(&mut self, is_gone: impl Fn(Sequence) -> bool) {
-        for part in self.0.iter_mut().flat_map(Removal::parts) {
-            part.retain(|at| !is_gone(*at));
+        for removal in &mut self.0 {
+            let Removal { void, values, barriers, tombstones } = removal;
+            for part in [void, values, barriers, tombstones] {
+                part.retain(|at| !is_gone(*at));
+            }
         }
         self.0.retain(|removal| !removal.is_empty());
     }
@@ -204,26 +213,32 @@ mod tests {
 
     #[test]
     fn a_removal_that_is_not_over_goes_before_the_next_one() {
-        let removal = |void: &[u64], values: &[u64]| Removal {
-            void: void.iter().copied().map(Sequence).collect(),
-            values: values.iter().copied().map(Sequence).collect(),
+        let sequences = |of: &[u64]| of.iter().copied().map(Sequence).collect::<Vec<_>>();
+        let removal = |void: &[u64], values: &[u64], tombstones: &[u64]| Removal {
+            void: sequences(void),
+            values: sequences(values),
+            tombstones: sequences(tombstones),
             ..Removal::default()
         };
-        let mut removals = Removals::default();
-        removals.push(removal(&[9], &[2, 3]));
+        let (mut removals, mut uncovered) = (Removals::default(), Vec::new());
+        removals.push(removal(&[9], &[2, 3], &[8, 10]));
         let take = |(part, is_ordered): (&mut Vec<Sequence>, bool)| (std::mem::take(part), is_ordered);
-        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(9)], true)));
+        assert_eq!(removals.next_part(&mut uncovered).map(take), Some((sequences(&[9]), true)));
         // One of two is gone when NATS cannot be reached any more.
-        removals.next_part().expect("values").0.remove(0);
+        removals.next_part(&mut uncovered).expect("values").0.remove(0);
         let mut later = Removals::default();
-        later.push(removal(&[], &[]));
-        later.push(removal(&[], &[5, 6, 7]));
+        later.push(removal(&[], &[], &[]));
+        later.push(removal(&[], &[5, 6, 7], &[]));
+        later.push(removal(&[], &[], &[11, 12]));
         removals.append(later);
-        assert_eq!(removals.len(), 4);
-        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(3)], false)));
-        removals.forget(|at| at == Sequence(6));
-        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(5), Sequence(7)], false)));
-        assert!(removals.next_part().is_none() && removals.is_empty());
+        assert_eq!(removals.len(), 8);
+        assert_eq!(removals.next_part(&mut uncovered).map(take), Some((sequences(&[3]), false)));
+        assert_eq!(uncovered, [], "a value in front of them was not removed yet");
+        removals.forget(|at| [6, 12].contains(&at.0));
+        assert_eq!(removals.next_part(&mut uncovered).map(take), Some((sequences(&[5, 7]), false)));
+        assert_eq!(uncovered, sequences(&[8, 10]));
+        assert!(removals.next_part(&mut uncovered).is_none() && removals.is_empty());
+        assert_eq!(uncovered, sequences(&[8, 10, 11]));
     }
 
     #[test]

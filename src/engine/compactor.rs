@@ -4,15 +4,17 @@
 //! through, a trim record permits their removal; then they go one by one, since a purge by subject would hold
 //! the stream's locks for as long as it takes to scan everything between two versions of a hot key. Void
 //! messages go first, from the last to the first: a load takes what is left of a torn batch for the rest of a
-//! valid one if the batch has lost its head. Older values go before tombstones: a tombstone that vanished
-//! first could uncover an older value of its key. Another trim record behind the removals spares each load
-//! the holes. A crash leaves messages that the next load finds again.
+//! valid one if the batch has lost its head. Tombstones go last, and only when nats-server has noted the
+//! other removals ([`super::tombstones`]): a tombstone that vanished first could uncover an older value of
+//! its key. Another trim record behind the removals spares each load the holes. A crash leaves messages that
+//! the next load finds again.
 
 use super::Calls;
 use super::counters::Counters;
 use super::hash::HashCache;
 use super::mode::Mode;
 use super::proposal::{Proposal, Waiter};
+use super::tombstones::{Uncovered, WaitingTombstones};
 use crate::applier::Removals;
 use crate::core::{Reader, State};
 use crate::durability::RewriteLock;
@@ -24,8 +26,9 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Removals under way at once; more would starve other requests of JetStream's API.
@@ -71,15 +74,21 @@ impl Compactor {
     /// Works until the applier is gone.
     pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         let (mut waiting, mut unfinished) = (VecDeque::new(), Removals::default());
+        let mut tombstones = WaitingTombstones::default();
         loop {
             let job = if let Some(job) = waiting.pop_front() {
                 job
             } else {
+                let due = tombstones.due();
                 tokio::select! {
                     job = jobs.recv() => match job {
                         Some(job) => job,
                         None => return,
                     },
+                    () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                        self.remove_tombstones(&mut tombstones).await;
+                        continue;
+                    }
                     () = self.stop.cancelled() => return,
                 }
             };
@@ -95,10 +104,9 @@ impl Compactor {
                 Job::Remove(removals, trim) if !removals.is_empty() => {
                     let begun = Instant::now();
                     unfinished.append(removals);
-                    self.remove_all(&mut unfinished).await;
+                    self.remove_all(&mut unfinished, &trim, &mut tombstones).await;
                     self.counters.removed(begun.elapsed());
-                    let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
-                    drop(self.calls.ask(Proposal::Trim { to, floor }).await);
+                    self.trim_again(&trim).await;
                 }
                 Job::Remove(..) => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
@@ -130,15 +138,56 @@ impl Compactor {
         }
     }
 
-    /// Removes until one fails; the rest stays in `removals`.
-    async fn remove_all(&self, removals: &mut Removals) {
+    /// Writes another trim record behind removals that `trim` has permitted.
+    async fn trim_again(&self, trim: &Trim) {
+        let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
+        drop(self.calls.ask(Proposal::Trim { to, floor }).await);
+    }
+
+    /// Removes all but tombstones until one fails; the rest stays in `removals`.
+    async fn remove_all(&self, removals: &mut Removals, trim: &Trim, tombstones: &mut WaitingTombstones) {
         tracing::debug!(messages = removals.len(), "removing messages");
-        while let Some((part, is_ordered)) = removals.next_part() {
-            if !self.remove(part, is_ordered).await {
+        let mut uncovered = Vec::new();
+        while let Some((part, is_ordered)) = removals.next_part(&mut uncovered) {
+            // A tombstone covers no void message.
+            let covered = if is_ordered { Vec::new() } else { part.clone() };
+            let is_done = self.remove(part, is_ordered).await;
+            tombstones.add_removed(Instant::now(), covered);
+            if !is_done {
                 tracing::debug!(left = removals.len(), "messages are removed after the next compaction");
-                return;
+                break;
             }
             self.settle().await;
+        }
+        tombstones.add(Instant::now(), Uncovered { sequences: uncovered, trim: trim.clone() });
+    }
+
+    /// Removes tombstones whose time has come, unless a message is there again that they may cover.
+    async fn remove_tombstones(&self, tombstones: &mut WaitingTombstones) {
+        let present = match self.log.present().await {
+            Ok(present) => present,
+            Err(error) => {
+                tracing::debug!(%error, "tombstones wait, since the messages of the stream are not known");
+                return tombstones.begin_again(Instant::now());
+            }
+        };
+        let mut back = tombstones.came_back(&present);
+        if !back.is_empty() {
+            tracing::debug!(messages = back.len(), "nats-server has forgotten removals");
+            self.remove(&mut back, false).await;
+            self.settle().await;
+            return tombstones.begin_again(Instant::now());
+        }
+        while let Some(Uncovered { mut sequences, trim }) = tombstones.take_due(Instant::now()) {
+            let begun = Instant::now();
+            let is_done = self.remove(&mut sequences, false).await;
+            self.settle().await;
+            self.counters.removed(begun.elapsed());
+            if is_done {
+                self.trim_again(&trim).await;
+            } else {
+                tombstones.add(Instant::now(), Uncovered { sequences, trim });
+            }
         }
     }
 

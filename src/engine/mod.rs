@@ -12,8 +12,9 @@
 //! - `node` owns the chain, every open call, and the role: `follow` and `write`.
 //! - `planner` plans calls on everything that is in flight.
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
-//! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
-//!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `compactor` frees the space of what the floor has hidden; `tombstones` holds back some of it.
+//! - `space` keeps the quota and the alarms; `mark` writes down how far the store was synced; `hash` makes
+//!   etcd's checksums.
 //! - `read_only` checks whether the stream may be written: a mirror may not, and neither may a primary whose
 //!   mirror was promoted, or a stream that a migration fills.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
@@ -70,6 +71,7 @@ mod start;
 mod statistics;
 mod status;
 mod stream_leader;
+mod tombstones;
 mod votes;
 mod write;
 

@@ -2,10 +2,15 @@
 //!
 //! nats-server 2.15.1 forgets removals: it rewrites a block of its store in the middle of its recovery, and
 //! drops the notes of removals that it has not applied yet. The next recovery brings those messages back.
+//!
+//! It also writes no note of the last removal in a block that notes removals in earlier blocks, and keeps the
+//! block until it rewrites it some two minutes later. A recovery before that brings the message back.
 
 use jetway::proto::etcdserverpb::{CompactionRequest, HashKvRequest, HashKvResponse};
+use std::time::Duration;
 use support::client::{Client, all, delete_all, revision};
-use support::server::Server;
+use support::server::{Server, signal};
+use support::{eventually, eventually_within};
 
 /// Bytes of a block of messages.
 const BLOCK: usize = 4 << 20;
@@ -55,4 +60,80 @@ async fn removed_messages_stay_removed_when_the_machine_fails_twice() {
         assert_eq!((revision(&now.header), &now.kvs), (end, &before.kvs));
         assert_eq!(hash(&client, end).await, hashed);
     }
+}
+
+/// Has nats-server remove a value of a deleted key without a note of it.
+async fn remove_without_a_note(client: &Client) {
+    const VALUES_OF_A_BLOCK: usize = 20;
+    let value = "v".repeat(BLOCK / VALUES_OF_A_BLOCK - 700);
+    for number in 0..VALUES_OF_A_BLOCK {
+        client.put(format!("/kept/{number:02}"), &value).await;
+    }
+    client.put("/removed/first", &value).await;
+    // The second block notes the removal of values in the first one.
+    client.put("/kept/00", "").await;
+    client.put("/kept/01", "").await;
+    let floor = client.put("/removed/second", "").await;
+    compact(client, floor).await;
+    for number in 0..2 * VALUES_OF_A_BLOCK {
+        client.put(format!("/removed/{number:02}"), &value).await;
+    }
+    // The records of the first compaction leave the second block. Only values of keys that are deleted are
+    // left in it.
+    for _ in 0..2 {
+        client.put("/kept/00", "").await;
+        client.put("/kept/01", "").await;
+        let floor = client.put("/removed/second", "").await;
+        compact(client, floor).await;
+    }
+    client.delete_range(delete_all("/removed/")).await.unwrap();
+    client.put("/kept/02", "").await;
+    let floor = client.put("/kept/02", "").await;
+    compact(client, floor).await;
+    client.put("/kept/03", "behind the floor").await;
+}
+
+#[tokio::test]
+async fn a_deleted_key_stays_deleted_when_nats_server_has_not_noted_the_removal_of_its_value() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    remove_without_a_note(&client).await;
+    let before = client.range(all("/")).await.unwrap();
+    let end = revision(&before.header);
+    let hashed = hash(&client, end).await;
+    for _ in 0..2 {
+        server.kill_machine();
+        server.restart().await;
+        let client = server.client().await;
+        let now = client.range(all("/")).await.unwrap();
+        assert_eq!((revision(&now.header), &now.kvs), (end, &before.kvs));
+        assert_eq!(hash(&client, end).await, hashed);
+    }
+}
+
+/// Bytes of the stream.
+async fn size(client: &Client) -> i64 {
+    client.status().await.unwrap().db_size
+}
+
+#[tokio::test]
+#[ignore = "eleven minutes: make removals"]
+async fn tombstones_go_when_the_removals_before_them_are_noted() {
+    const LONGEST: Duration = Duration::from_secs(15 * 60);
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    remove_without_a_note(&client).await;
+    let compacted = size(&client).await;
+    signal(server.nats_pid(), libc::SIGKILL);
+    let value = BLOCK as i64 / 30;
+    let is_back = async || (size(&client).await > compacted + value).then_some(());
+    eventually("the value to come back", is_back).await;
+    // It is removed again, and the tombstones behind it five minutes later.
+    let are_gone = async || (size(&client).await < compacted).then_some(());
+    eventually_within(LONGEST, "the tombstones to go", are_gone).await;
+    let before = client.range(all("/")).await.unwrap();
+    server.kill_machine();
+    server.restart().await;
+    let now = server.client().await.range(all("/")).await.unwrap();
+    assert_eq!(now.kvs, before.kvs);
 }

@@ -85,7 +85,7 @@ async fn removals_that_no_writer_has_ended_are_kept_through_other_trim_records()
     let mut removed = Vec::new();
     while let Ok(job) = jobs.try_recv() {
         if let Job::Remove(mut removals, _) = job {
-            while let Some(part) = removals.next_part() {
+            while let Some(part) = removals.next_part(&mut Vec::new()) {
                 removed.push(part.0.drain(..).map(|at| at.0).collect::<Vec<_>>());
             }
         }
