@@ -81,6 +81,12 @@ impl Planner {
     /// Plans a call. `state` is the visible one; no record above its index is missing from the overlay.
     pub(super) fn plan(&mut self, call: &Call, state: &State) -> Plan {
         let planned = match &call.proposal {
+            // The alarm may have been raised after the call was admitted. Nothing is written behind it.
+            Proposal::Write(_) | Proposal::Grant { .. } | Proposal::Revoke(_) | Proposal::Compact { .. }
+                if self.is_corrupt() =>
+            {
+                Err(EtcdError::Corrupt)
+            }
             Proposal::Write(request) => self.write(request, &call.caller, state),
             Proposal::Grant { id, ttl } => self.grant(*id, *ttl),
             Proposal::Revoke(id) => self.revoke(*id, &call.caller, state),
@@ -229,7 +235,13 @@ impl Planner {
             return Plan::Answer(Ok(Outcome::Lease { id, ttl }), None);
         }
         // Over, but not ended yet: it cannot be revived.
-        self.end(id, state).unwrap_or(Plan::Answer(Ok(Outcome::Lease { id, ttl: 0 }), None))
+        let ended = if self.is_corrupt() { None } else { self.end(id, state) };
+        ended.unwrap_or(Plan::Answer(Ok(Outcome::Lease { id, ttl: 0 }), None))
+    }
+
+    /// Whether the store takes no writes. Nothing else is planned while a record of an alarm is in flight.
+    fn is_corrupt(&self) -> bool {
+        self.tables.alarms.is_raised(AlarmKind::Corrupt)
     }
 
     fn compact(&mut self, revision: Revision) -> Result<Plan, EtcdError> {
@@ -274,7 +286,7 @@ impl Planner {
     /// Plans the ends of up to `most` leases whose time is over. None while the store is corrupt: it takes no
     /// writes then.
     pub(super) fn expire(&mut self, state: &State, most: usize) -> Vec<Plan> {
-        if self.tables.alarms.is_raised(AlarmKind::Corrupt) {
+        if self.is_corrupt() {
             return Vec::new();
         }
         let expired = self.lessor.expired(Uptime::now(), most);

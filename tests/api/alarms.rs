@@ -72,6 +72,45 @@ async fn the_corrupt_alarm_refuses_every_write_and_no_read() {
     eventually("the key to go with its lease", async || client.kv("a").await.is_none().then_some(())).await;
 }
 
+/// ALM-7: calls that were on their way when the alarm was raised are no exception.
+#[tokio::test]
+async fn nothing_is_written_behind_the_corrupt_alarm() {
+    const ROUNDS: usize = 20;
+    const CLIENTS: usize = 16;
+    let server = Server::start().await;
+    let client = server.client().await;
+    for round in 0..ROUNDS {
+        let until_refused = |number: usize| {
+            let client = client.clone();
+            async move {
+                for write in 0.. {
+                    if let Err(refusal) =
+                        client.put_request(put(format!("{number}"), format!("{write}"))).await
+                    {
+                        return refusal;
+                    }
+                }
+                unreachable!("it has no end")
+            }
+        };
+        let begun = client.revision().await;
+        let clients = tokio::spawn(futures_util::future::join_all((0..CLIENTS).map(until_refused)));
+        let some_are_written = async || (client.revision().await > begun + 20).then_some(());
+        eventually("some writes", some_are_written).await;
+        let request = AlarmRequest {
+            action: AlarmAction::Activate.into(),
+            member_id: 7,
+            alarm: AlarmType::Corrupt.into(),
+        };
+        let raised = revision(&client.alarm(request).await.unwrap().header);
+        for refusal in clients.await.unwrap() {
+            assert_eq!((refusal.code(), refusal.message()), (Code::DataLoss, CORRUPT));
+        }
+        assert_eq!(client.revision().await, raised, "in round {round}");
+        alarm(&client, AlarmAction::Deactivate, AlarmType::Corrupt).await;
+    }
+}
+
 /// ALM-5, ALM-7: with both alarms there is corruption first.
 #[tokio::test]
 async fn the_corrupt_alarm_is_reported_before_the_nospace_alarm() {
