@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::Error;
@@ -150,6 +151,7 @@ impl Binary {
             .await
             .map_err(|_| unusable(std::io::Error::other("`--version` did not answer within 30 s")))?
             .map_err(unusable)?;
+        check_end(output.status).map_err(unusable)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let Some((version, found)) = parse(&text) else {
             let output =
@@ -167,6 +169,12 @@ impl Binary {
         }
         Ok(found)
     }
+}
+
+/// Fails if the process did not end by itself.
+fn check_end(status: ExitStatus) -> std::io::Result<()> {
+    let is_killed = status.signal().is_some();
+    if is_killed { Err(std::io::Error::other(format!("`--version` ended with {status}"))) } else { Ok(()) }
 }
 
 fn named(path: PathBuf, by: &str) -> Result<Found<PathBuf>, Error> {
@@ -218,5 +226,12 @@ mod tests {
         let wanted = second.join(NAME);
         std::fs::set_permissions(&wanted, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(first_executable(Some(dir.path().join(NAME)), Some(&search)), Some(wanted));
+    }
+
+    #[test]
+    fn a_binary_that_is_killed_is_not_taken_for_another_program() {
+        let killed = ExitStatus::from_raw(libc::SIGKILL);
+        assert!(check_end(killed).unwrap_err().to_string().contains("signal: 9"));
+        check_end(ExitStatus::from_raw(0)).unwrap();
     }
 }

@@ -6,9 +6,7 @@
 //! It also writes no note of the last removal in a block that notes removals in earlier blocks, and keeps the
 //! block until it rewrites it some two minutes later. A recovery before that brings the message back.
 
-use jetway::proto::etcdserverpb::{
-    CompactionRequest, DefragmentRequest, DefragmentResponse, HashKvRequest, HashKvResponse,
-};
+use jetway::proto::etcdserverpb::{CompactionRequest, HashKvRequest, HashKvResponse};
 use std::time::Duration;
 use support::client::{Client, all, delete_all, revision};
 use support::server::{Server, signal};
@@ -113,12 +111,11 @@ async fn a_deleted_key_stays_deleted_when_nats_server_has_not_noted_the_removal_
     }
 }
 
-/// Bytes of the stream. A defragmentation measures them.
+/// Bytes of the stream's messages. A defragmentation measures them.
 async fn size(client: &Client) -> Option<i64> {
-    let _: DefragmentResponse =
-        client.unary("/etcdserverpb.Maintenance/Defragment", DefragmentRequest {}).await.ok()?;
+    client.defragment().await.ok()?;
     let status = client.status().await.ok()?;
-    Some(status.db_size)
+    Some(status.db_size_in_use)
 }
 
 #[tokio::test]

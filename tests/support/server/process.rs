@@ -23,7 +23,12 @@ pub fn alive(pid: u32) -> bool {
 /// The nats-server that a process runs as its child.
 pub fn nats_of(parent: u32) -> Option<u32> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(
-        |&pid| parent_of(pid) == Some(parent) && name_of(pid).as_deref() == Some("nats-server") && alive(pid),
+        |&pid| {
+            parent_of(pid) == Some(parent)
+                && name_of(pid).as_deref() == Some("nats-server")
+                && !is_asked_for_its_version(pid)
+                && alive(pid)
+        },
     )
 }
 
@@ -34,6 +39,11 @@ fn parent_of(pid: u32) -> Option<u32> {
 fn status_of(pid: u32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(status.lines().find_map(|line| line.strip_prefix(field))?.trim().to_owned())
+}
+
+/// jetway asks each nats-server before it runs it.
+fn is_asked_for_its_version(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"--version\0"))
 }
 
 fn name_of(pid: u32) -> Option<String> {
