@@ -67,9 +67,19 @@ async fn either_or_both_die_and_every_write_is_synced() {
     crash(&[Victim::Jetway, Victim::Nats, Victim::Both], &["--sync", "always"]).await;
 }
 
+/// Values of this size fill a block of the store with some dozens of writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_die_while_blocks_come_and_go() {
+    crash_with(&[Victim::Both], &[], 200_000).await;
+}
+
 async fn crash(victims: &[Victim], args: &[&str]) {
+    crash_with(victims, args, 3000).await;
+}
+
+async fn crash_with(victims: &[Victim], args: &[&str], largest: usize) {
     let began = Instant::now();
-    let rounds = Rounds { pause: 50..2500, largest: 3000, goes_on: |_| began.elapsed() < super::load_time() };
+    let rounds = Rounds { pause: 50..2500, largest, goes_on: |_| began.elapsed() < super::load_time() };
     let mut server = Server::start_with(args).await;
     under_load(&mut server, super::seed(), rounds, async |server, rng| {
         // Now and then again before all is well.
