@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::hash::HashCache;
 use super::mode::Mode;
 use super::proposal::{Proposal, Waiter};
-use super::tombstones::{Uncovered, WaitingTombstones};
+use super::tombstones::WaitingTombstones;
 use crate::applier::Removals;
 use crate::core::{Reader, State};
 use crate::durability::RewriteLock;
@@ -104,9 +104,10 @@ impl Compactor {
                 Job::Remove(removals, trim) if !removals.is_empty() => {
                     let begun = Instant::now();
                     unfinished.append(removals);
-                    self.remove_all(&mut unfinished, &trim, &mut tombstones).await;
+                    self.remove_all(&mut unfinished, &mut tombstones).await;
                     self.counters.removed(begun.elapsed());
-                    self.trim_again(&trim).await;
+                    let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
+                    drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
                 Job::Remove(..) => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
@@ -138,14 +139,8 @@ impl Compactor {
         }
     }
 
-    /// Writes another trim record behind removals that `trim` has permitted.
-    async fn trim_again(&self, trim: &Trim) {
-        let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
-        drop(self.calls.ask(Proposal::Trim { to, floor }).await);
-    }
-
     /// Removes all but tombstones until one fails; the rest stays in `removals`.
-    async fn remove_all(&self, removals: &mut Removals, trim: &Trim, tombstones: &mut WaitingTombstones) {
+    async fn remove_all(&self, removals: &mut Removals, tombstones: &mut WaitingTombstones) {
         tracing::debug!(messages = removals.len(), "removing messages");
         let mut uncovered = Vec::new();
         while let Some((part, is_ordered)) = removals.next_part(&mut uncovered) {
@@ -159,7 +154,7 @@ impl Compactor {
             }
             self.settle().await;
         }
-        tombstones.add(Instant::now(), Uncovered { sequences: uncovered, trim: trim.clone() });
+        tombstones.add(Instant::now(), uncovered);
     }
 
     /// Removes tombstones whose time has come, unless a message is there again that they may cover.
@@ -178,17 +173,16 @@ impl Compactor {
             self.settle().await;
             return tombstones.begin_again(Instant::now());
         }
-        while let Some(Uncovered { mut sequences, trim }) = tombstones.take_due(Instant::now()) {
-            let begun = Instant::now();
-            let is_done = self.remove(&mut sequences, false).await;
-            self.settle().await;
-            self.counters.removed(begun.elapsed());
-            if is_done {
-                self.trim_again(&trim).await;
-            } else {
-                tombstones.add(Instant::now(), Uncovered { sequences, trim });
-            }
+        let begun = Instant::now();
+        while let Some(mut due) = tombstones.take_due(begun) {
+            self.remove(&mut due, false).await;
+            tombstones.add(Instant::now(), due);
         }
+        self.settle().await;
+        self.counters.removed(begun.elapsed());
+        // Later compactions may have raised the floor meanwhile. A trim record with an earlier one would have
+        // a load look for what they have removed.
+        self.trim().await;
     }
 
     /// Syncs removals to the disk, where that is up to this process. Until then a power cut can undo them. A

@@ -2,7 +2,7 @@
 //! stream that was deleted or put back from a backup, a server that lost a file.
 //!
 //! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of
-//! removed messages has changed since the last look does it ask for their sequences. A sequence that must be
+//! removed messages has changed since the last look does it ask for the sequences. A sequence that must be
 //! there and is not is no proof yet, since a trim record that this instance has not met may permit its
 //! removal: a barrier that is stored after the look, and valid, stands behind any such trim record.
 //! Everything that the stream lacks then is lost.
@@ -118,8 +118,7 @@ impl Integrity {
             match self.lacking(&present).await {
                 (None, read_to) => {
                     // A message that was removed before it was read here is judged at a later look.
-                    let is_read = |at: &Sequence| *at <= read_to;
-                    if present.first <= read_to.next() && present.deleted.iter().all(is_read) {
+                    if present.last_gone() <= read_to {
                         known = Some(removed);
                     }
                 }
@@ -133,6 +132,11 @@ impl Integrity {
                         Err(_) => continue,
                     }
                     if let (Some(lost), _) = self.lacking(&present).await {
+                        // It may lack in one of the copies alone.
+                        if !matches!(self.log.message_at(lost).await, Ok(None)) {
+                            known = None;
+                            continue;
+                        }
                         if !self.mode.is_in_cluster() || !self.damaged_copies.leave(&self.log, lost).await {
                             return Loss::Message(lost);
                         }

@@ -12,7 +12,6 @@
 //! killed in between: the value is removed again, and the time begins again.
 
 use crate::log::Present;
-use crate::record::Trim;
 use crate::types::Sequence;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,20 +19,12 @@ use tokio::time::Instant;
 
 /// The time within which nats-server has noted a removal for certain: its interval, the time that its work
 /// takes, and as much again.
-pub(super) const NOTED: Duration = Duration::from_secs(5 * 60);
-
-/// Tombstones that nothing needs any more.
-#[derive(Debug)]
-pub(super) struct Uncovered {
-    pub(super) sequences: Vec<Sequence>,
-    /// The trim record that permits their removal.
-    pub(super) trim: Trim,
-}
+pub(super) const NOTED: Duration = Duration::from_mins(5);
 
 /// Tombstones, and the other messages that were removed of late.
 #[derive(Debug, Default)]
 pub(super) struct WaitingTombstones {
-    waiting: VecDeque<(Instant, Uncovered)>,
+    waiting: VecDeque<(Instant, Vec<Sequence>)>,
     removed: VecDeque<(Instant, Vec<Sequence>)>,
 }
 
@@ -47,8 +38,8 @@ impl WaitingTombstones {
     }
 
     /// Takes tombstones that cover nothing any more at `now`.
-    pub(super) fn add(&mut self, now: Instant, tombstones: Uncovered) {
-        if !tombstones.sequences.is_empty() {
+    pub(super) fn add(&mut self, now: Instant, tombstones: Vec<Sequence>) {
+        if !tombstones.is_empty() {
             self.waiting.push_back((now + NOTED, tombstones));
         }
     }
@@ -59,13 +50,13 @@ impl WaitingTombstones {
     }
 
     /// Takes the first ones if their time has come.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Uncovered> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<Sequence>> {
         self.waiting.pop_front_if(|(due, _)| *due <= now).map(|(_, tombstones)| tombstones)
     }
 
     /// Messages that are there again.
     pub(super) fn came_back(&self, present: &Present) -> Vec<Sequence> {
-        let is_there = |at: &Sequence| present.first <= *at && present.deleted.binary_search(at).is_err();
+        let is_there = |at: &Sequence| !present.is_gone(*at);
         let mut back: Vec<Sequence> =
             self.removed.iter().flat_map(|(_, sequences)| sequences).copied().filter(is_there).collect();
         back.sort_unstable();
@@ -92,15 +83,9 @@ impl WaitingTombstones {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Digest;
 
     fn sequences(of: &[u64]) -> Vec<Sequence> {
         of.iter().copied().map(Sequence).collect()
-    }
-
-    fn uncovered(of: &[u64]) -> Uncovered {
-        let trim = Trim { to: 1, floor: None, digest: Digest::default(), is_lossy: false, loss: None };
-        Uncovered { sequences: sequences(of), trim }
     }
 
     #[test]
@@ -109,14 +94,14 @@ mod tests {
         let second = begin + Duration::from_secs(100);
         let mut tombstones = WaitingTombstones::default();
         assert_eq!(tombstones.due(), None);
-        tombstones.add(begin, uncovered(&[7, 8]));
-        tombstones.add(second, uncovered(&[]));
-        tombstones.add(second, uncovered(&[9]));
+        tombstones.add(begin, sequences(&[7, 8]));
+        tombstones.add(second, sequences(&[]));
+        tombstones.add(second, sequences(&[9]));
         assert_eq!(tombstones.due(), Some(begin + NOTED));
         assert!(tombstones.take_due(begin + NOTED - Duration::from_millis(1)).is_none());
-        assert_eq!(tombstones.take_due(begin + NOTED).unwrap().sequences, sequences(&[7, 8]));
+        assert_eq!(tombstones.take_due(begin + NOTED).unwrap(), sequences(&[7, 8]));
         assert!(tombstones.take_due(begin + NOTED).is_none());
-        assert_eq!(tombstones.take_due(second + NOTED).unwrap().sequences, sequences(&[9]));
+        assert_eq!(tombstones.take_due(second + NOTED).unwrap(), sequences(&[9]));
     }
 
     #[test]
@@ -124,9 +109,8 @@ mod tests {
         let begin = Instant::now();
         let mut tombstones = WaitingTombstones::default();
         tombstones.add_removed(begin, sequences(&[2, 5, 6]));
-        tombstones.add(begin, uncovered(&[7]));
-        let present =
-            |first, deleted: &[u64]| Present { first: Sequence(first), deleted: sequences(deleted) };
+        tombstones.add(begin, sequences(&[7]));
+        let present = |first, removed: &[u64]| Present::all_but(Sequence(first), sequences(removed));
         // All that stood before the first message are gone.
         assert_eq!(tombstones.came_back(&present(3, &[5, 6])), []);
         assert_eq!(tombstones.came_back(&present(1, &[4, 6])), sequences(&[2, 5]));
@@ -139,13 +123,13 @@ mod tests {
     #[test]
     fn removals_that_are_noted_are_forgotten() {
         let begin = Instant::now();
-        let all = Present { first: Sequence(1), deleted: Vec::new() };
+        let all = Present::all_but(Sequence(1), []);
         let mut tombstones = WaitingTombstones::default();
         tombstones.add_removed(begin, sequences(&[2]));
-        tombstones.add(begin, uncovered(&[4]));
+        tombstones.add(begin, sequences(&[4]));
         tombstones.add_removed(begin + NOTED, sequences(&[3]));
         assert_eq!(tombstones.came_back(&all), sequences(&[2, 3]), "a tombstone waits for the first one");
-        tombstones.add(begin + NOTED, uncovered(&[5]));
+        tombstones.add(begin + NOTED, sequences(&[5]));
         tombstones.take_due(begin + NOTED).unwrap();
         tombstones.add_removed(begin + NOTED, Vec::new());
         assert_eq!(tombstones.came_back(&all), sequences(&[3]));

@@ -91,15 +91,6 @@ impl Purpose {
     }
 }
 
-/// The sequences that a stream holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Present {
-    /// The first message.
-    pub first: Sequence,
-    /// Those behind it that were removed, ascending.
-    pub deleted: Vec<Sequence>,
-}
-
 /// How long a stream that must exist is looked for: a new leader of the metadata may not have read all of it.
 /// 30 s after its start nats-server removes the files of streams that its metadata does not list.
 const VANISHED_TIMEOUT: Duration = Duration::from_secs(3);

@@ -67,6 +67,19 @@ pub struct Delivered {
     pub is_last: bool,
 }
 
+/// The messages that a consumer is made for.
+#[derive(Debug, Default)]
+pub(super) struct Wanted<'a> {
+    /// Those behind it.
+    pub after: Sequence,
+    /// Those with this subject alone.
+    pub filter: Option<&'a str>,
+    /// Bytes a second that are delivered, behind a burst as large as the largest message.
+    pub pace: Option<u64>,
+    /// Without their payloads.
+    pub headers_only: bool,
+}
+
 /// A consumer of the log.
 #[derive(Debug)]
 pub struct Consumer {
@@ -111,9 +124,7 @@ struct Created {
 }
 
 impl Consumer {
-    /// Makes a consumer of the messages behind `after`, or of those with the subject `filter`. `first` is the
-    /// number of the endpoint's server to try first. With a pace so many bytes a second are delivered, behind
-    /// a burst as large as the largest message.
+    /// Makes a consumer. `first` is the number of the endpoint's server to try first.
     ///
     /// # Errors
     /// [`ConsumeError`]; a later try may succeed.
@@ -122,9 +133,7 @@ impl Consumer {
         first: usize,
         api: &Api,
         (stream, prefix): (&str, &str),
-        after: Sequence,
-        filter: Option<&str>,
-        pace: Option<u64>,
+        Wanted { after, filter, pace, headers_only }: Wanted<'_>,
     ) -> Result<Consumer, ConsumeError> {
         let inbox = api.new_inbox();
         let wire = Wire::open(endpoint, first, Some(&inbox), BUFFER_BYTES).await?;
@@ -146,6 +155,9 @@ impl Consumer {
         });
         if let Some(filter) = filter {
             config["filter_subject"] = filter.into();
+        }
+        if headers_only {
+            config["headers_only"] = true.into();
         }
         if let Some(bytes) = pace {
             config["rate_limit_bps"] = (8 * bytes).into();

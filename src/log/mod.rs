@@ -39,6 +39,7 @@ mod messenger;
 mod metadata_group;
 mod mirror;
 mod pipeline;
+mod present;
 mod promote;
 mod rights;
 mod seed;
@@ -51,7 +52,7 @@ mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, Purpose};
+pub use bucket::{Bucket, Facts, Purpose};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use connected::ConnectedServers;
 pub use consumer::{ConsumeError, Consumer, Delivered};
@@ -62,6 +63,8 @@ pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, RaftState, server_id};
 pub use mirror::{Lag, ReadOnly};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub(crate) use present::is_within;
+pub use present::{Present, PresentError};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, SeedServers, seed_metadata};
@@ -72,6 +75,7 @@ pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{AcceptedLoss, Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
+use consumer::Wanted;
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -228,7 +232,15 @@ impl Log {
     /// [`ConsumeError`].
     pub async fn consume(&self, after: Sequence, pace: Option<u64>) -> Result<Consumer, ConsumeError> {
         let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
-        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, None, pace).await
+        let wanted = Wanted { after, pace, ..Wanted::default() };
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, wanted).await
+    }
+
+    /// A consumer of all messages, without their payloads.
+    async fn consume_headers(&self) -> Result<Consumer, ConsumeError> {
+        let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
+        let wanted = Wanted { headers_only: true, ..Wanted::default() };
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, wanted).await
     }
 
     /// A consumer of the epoch records behind a sequence.
@@ -238,8 +250,8 @@ impl Log {
     pub async fn consume_epochs(&self, after: Sequence) -> Result<Consumer, ConsumeError> {
         let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
         let filter = format!("{}{}", self.bucket.prefix, codec::epoch_subject());
-        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, Some(&filter), None)
-            .await
+        let wanted = Wanted { after, filter: Some(&filter), ..Wanted::default() };
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, wanted).await
     }
 
     /// A pipeline that appends behind a sequence.
@@ -414,16 +426,6 @@ impl Log {
     /// Whether a stream's settings are those of the stream that was opened.
     pub fn is_same(&self, info: &StreamInfo) -> bool {
         Bucket::cluster_id(info) == Some(self.facts.cluster_id)
-    }
-
-    /// The sequences that the stream holds, as its leader has them.
-    ///
-    /// # Errors
-    /// [`ApiError`].
-    pub async fn present(&self) -> Result<Present, ApiError> {
-        let info = self.api.stream_info_with_deleted(&self.bucket.stream).await?;
-        let deleted = info.state.deleted.into_iter().map(Sequence).collect();
-        Ok(Present { first: Sequence(info.state.first_seq), deleted })
     }
 
     /// Removes one message. A message that does not exist counts as removed.

@@ -17,7 +17,7 @@ use super::read_only::ReadOnlyState;
 use crate::applier::{Applier, FullState, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
-use crate::log::{Present, ReadOnly};
+use crate::log::{Present, ReadOnly, is_within};
 use crate::memory;
 use crate::planted::{self, Fault, planted};
 use crate::primitive::Notify;
@@ -196,8 +196,7 @@ impl Task {
                 sender.send((None, Sequence::default())).ok();
             }
             Entry::Lacking(present, sender) => {
-                let is_gone = |at| at < present.first || present.deleted.binary_search(&at).is_ok();
-                self.state.inherited.forget(is_gone);
+                self.state.inherited.forget(|at| present.is_gone(at));
                 sender.send((self.lacking(&present), self.state.read_to)).ok();
             }
             Entry::ServerChanged => {
@@ -293,10 +292,8 @@ impl Task {
 
     fn lacking(&self, present: &Present) -> Option<Sequence> {
         let Progress { whole_from, read_to, holes, removable, .. } = &self.state;
-        let before_first = (whole_from.0..present.first.0.min(read_to.0 + 1)).map(Sequence);
-        let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= read_to);
-        let is_permitted = |at: &Sequence| removable.contains(at) || is_in_hole(holes, *at);
-        before_first.chain(deleted).find(|at| !is_permitted(at))
+        let is_permitted = |at: &Sequence| removable.contains(at) || is_within(holes, *at);
+        present.gone_within(*whole_from, *read_to).find(|at| !is_permitted(at))
     }
 
     fn checkpoint(&self) -> Option<(LogIndex, Digest)> {
@@ -439,12 +436,6 @@ impl Task {
 enum Stop {
     Damaged(Report),
     NotDurable,
-}
-
-/// Whether a sequence is in one of the holes, which are ascending.
-fn is_in_hole(holes: &[(Sequence, Sequence)], at: Sequence) -> bool {
-    let next = holes.partition_point(|(_, to)| *to < at);
-    holes.get(next).is_some_and(|(from, _)| *from <= at)
 }
 
 #[cfg(test)]

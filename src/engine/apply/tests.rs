@@ -79,7 +79,7 @@ async fn removals_that_no_writer_has_ended_are_kept_through_other_trim_records()
         let trim = Body::Trim(Box::new(Trim { to: 1, floor: None, digest, is_lossy: false, loss: None }));
         assert!(task.take(records(placed(trim_at, index, trim), is_own)).await.is_ok());
         // The first writer has removed one message.
-        let present = Present { first: Sequence(1), deleted: vec![Sequence(4)] };
+        let present = Present::all_but(Sequence(1), [Sequence(4)]);
         assert_eq!(ask(&mut task, |sender| Entry::Lacking(present, sender)).await.0, None);
     }
     let mut removed = Vec::new();
@@ -107,7 +107,7 @@ async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
     for entry in [records(placed(3, 2, Body::Trim(Box::new(trim))), false), loaded] {
         assert!(task.take(entry).await.is_ok());
     }
-    let present = |deleted| Present { first: Sequence(1), deleted };
+    let present = |removed: Vec<Sequence>| Present::all_but(Sequence(1), removed);
     let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(2)]), sender)).await;
     assert_eq!(lacking, None);
     let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(3)]), sender)).await;
@@ -117,6 +117,6 @@ async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
 #[test]
 fn a_hole_holds_its_ends_and_nothing_beside_them() {
     let holes = [(Sequence(3), Sequence(3)), (Sequence(7), Sequence(9))];
-    let inside: Vec<u64> = (1..12).filter(|at| is_in_hole(&holes, Sequence(*at))).collect();
+    let inside: Vec<u64> = (1..12).filter(|at| is_within(&holes, Sequence(*at))).collect();
     assert_eq!(inside, [3, 7, 8, 9]);
 }
