@@ -75,7 +75,7 @@ class Garbage:
         return self.revs.get(rev)
 
     def take(self, T, floor, seq):
-        """Messages that may go under a trim record at a sequence: void ones descending, old versions, tombstones, barriers."""
+        """Messages that may go under a trim record at a sequence: void ones descending, old versions, barriers; and tombstones."""
         void = sorted((q for q in self.void if q < seq), reverse="voiddesc" not in self.off)
         self.void = [q for q in self.void if q >= seq]
         goes = [k for k in self.keys if k[2] <= floor or "floortag" in self.off]
@@ -87,8 +87,8 @@ class Garbage:
         old, late = (sorted(q for q, dead, _ in goes if dead == ends) for ends in (False, True))
         self.removable.update(void, bars, old, late)          # after an accepted loss T may be above the floor
         if "voidfirst" in self.off:
-            return old + late + bars + void
-        return void + old + late + bars
+            return old + bars + void, late
+        return void + old + bars, late
 
     # --- what must be in the stream
 

@@ -26,8 +26,9 @@ class Instance:
         self.conn = []
         self.sim.conns.append(self.conn)
         # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim
-        # record it waits for.
+        # record it waits for; tombstones, which wait until the removals before them are noted.
         self.jobs, self.removing, self.permit, self.wants = [], None, None, None
+        self.late, self.gone, self.tombstones = [], set(), []
         if self.sim.rng.random() < .5:
             self.inbox = []                                   # else requests for the process before it arrive late
         self.reload()
@@ -181,7 +182,7 @@ class Instance:
         left = p.inherited if "inherit" not in self.sim.off or self.w else []
         p.inherited = left + [removal]
         if self.w:
-            self.jobs += [("remove", what, t) for what in p.inherited if what]
+            self.jobs += [("remove", what, t) for what in p.inherited if any(what)]
             p.inherited = []
 
     # --- compaction
@@ -200,20 +201,47 @@ class Instance:
         elif self.jobs:
             job, *rest = self.jobs.pop(0)
             if job == "remove":
-                self.removing, self.permit = rest
+                (self.removing, self.tombstones), self.permit = rest
+                self.gone.update(self.removing)
+                if not self.removing:
+                    self.removed()
             elif self.garbage.floor:
                 first = self.garbage.first_above_floor()
                 if not first:
                     self.wants = self.s.idx, self.garbage.floor
                 elif first[0] in self.sim.stream.msgs:
                     self.wants = first[1] - 1, self.garbage.floor
+        elif self.late:
+            self.remove_tombstones()
 
     def remove(self, n):
         if self.removing:
-            self.sim.remove(self.removing[:n])
+            self.sim.remove(self.removing[:n], forgettable=True)
             self.removing = self.removing[n:]
-            if not self.removing:                             # another trim record spares each load the holes
-                self.wants = self.permit.T, self.permit.floor
+            if not self.removing:
+                self.removed()
+
+    def removed(self):
+        """The tombstones wait, and another trim record spares each load the holes."""
+        stream = self.sim.stream
+        self.late += [(self.tombstones, stream.notes, stream.returns, self.permit)] if self.tombstones else []
+        self.tombstones = []
+        self.wants = self.permit.T, self.permit.floor
+
+    def remove_tombstones(self):
+        """Those of one removal, once all before them are noted. The floor may have risen meanwhile."""
+        stream = self.sim.stream
+        tombstones, notes, returns, permit = self.late[0]
+        if "noted" not in self.sim.off and stream.returns > returns:
+            self.sim.remove(sorted(self.gone), forgettable=True)
+            self.late[0] = tombstones, stream.notes, stream.returns, permit
+        elif "noted" in self.sim.off or stream.notes > notes:
+            self.late.pop(0)
+            self.sim.remove(tombstones)
+            if "newtrim" in self.sim.off:
+                self.wants = permit.T, permit.floor
+            else:
+                self.jobs.append(("swept",))
 
     def ask_ready(self):
         """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""

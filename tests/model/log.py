@@ -279,6 +279,8 @@ class Replica:
             if what == "store":
                 self.msgs[q] = r
                 self.end = self.shown = q
+            elif what == "back":
+                self.msgs[q] = r
             else:
                 self.msgs.pop(q, None)
                 self.changes += 1
@@ -309,6 +311,7 @@ class Stream:
 
     def __init__(self):
         self.msgs, self.last, self.committed, self.entries = {}, 0, 0, []
+        self.unnoted, self.notes, self.returns = {}, 0, 0     # removals that a killed server forgets
         self.replicas = [Replica() for _ in range(3)]
 
     def store(self, r):
@@ -326,6 +329,14 @@ class Stream:
         r = self.msgs.pop(q)
         self.entries.append(("remove", q, None))
         return r
+
+    def note(self):
+        self.unnoted, self.notes = {}, self.notes + 1
+
+    def bring_back(self, q):
+        self.returns += 1
+        self.msgs[q] = self.unnoted.pop(q)
+        self.entries.append(("back", q, self.msgs[q]))
 
     def drop_uncommitted(self, keep):
         gone = list(range(keep + 1, self.last + 1))

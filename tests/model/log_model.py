@@ -13,11 +13,12 @@ Modelled: a stream with guarded publishes, commit delay, leader changes that dro
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
 floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
-share, with a pause between them; promises and votes of the instances, which confirm reads instead of them; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by other programs; a loss that an operator accepts, after which all that is left and not refuted is the truth.
-Not modelled: changes of the voters, users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
-lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
-record is lost.
+share, with a pause between them; promises and votes of the instances, which confirm reads instead of them; leases with
+keepalives and expiry; resignation to a named successor; messages and removals by other programs; removals of valid records
+that a killed server forgets; a loss that an operator accepts, after which all that is left and not refuted is the truth.
+Not modelled: changes of the voters, users and tokens, digest marks outside the log, removals that a leader change takes back
+or, of void messages and beside an accepted loss, a killed server forgets, a stream leader that lost committed messages, mirrors, clocks that run at
+different speeds, forged headers that carry the next epoch or one whose record is lost.
 """
 
 import random
@@ -73,6 +74,8 @@ RULES = {
     "lossreload": "a reader that meets the record of a loss which it does not know starts from nothing",
     "numbers": "and the number of an epoch whose record is lost is not used again",
     "lossyfloor": "a floor record that names a lower floor supersedes nothing",
+    "noted": "tombstones go when the server has noted all removals before them",
+    "newtrim": "the trim record behind them has the newest floor",
     "inherit": "removals that a writer has not ended are kept through the trim records of the next one",
     "wholefrom": "an instance that runs looks for all above the floor, also up to the index of an accepted loss",
     "knownholes": "in a log that has lost messages an instance that runs knows all holes that its load found, not the last ones",

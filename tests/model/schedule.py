@@ -90,10 +90,14 @@ class Sim(Acceptance):
     def last_trim(self, void=()):
         return last_trim(self.stream.msgs, self.stream.committed, void)
 
-    def remove(self, seqs):
+    def remove(self, seqs, forgettable=False):
+        """Removes messages. A server that is killed may forget the removal of a valid record."""
         for q in seqs:
             if q in self.stream.msgs and q != self.stream.last and q <= self.stream.committed:
-                self.log(f"removed {q} {self.stream.remove(q)}")
+                r = self.stream.remove(q)
+                self.log(f"removed {q} {r}")
+                if forgettable and r.uid in self.valid:
+                    self.stream.unnoted[q] = r
 
     def deliver(self, c):
         who, start, guard, r = c.pop(0)
@@ -278,7 +282,7 @@ class Sim(Acceptance):
         ch, more = self.chaos, self.more
         w = dict(votes=30 if self.votes else 0, unvoted=2 * self.votes, deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, progress=6 / (1 + ch),
                  client=self.load, ready=6, barrier=1, compact=3, work=8, remove=4, expire=4, move=.3, check=1, resend=.5,
-                 foreign_removal=0, operator=0,
+                 foreign_removal=0, operator=0, note=2, forgetful=ch / 4,
                  leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, reload=ch / 4, takeover=2 * ch, partition=ch / 4,
                  wipe=ch / 8, snapshot=ch / 4, stall=ch / 4, move_consumer=ch / 4, foreign=ch / 12)
         for k, f in more.items():
@@ -333,6 +337,13 @@ class Sim(Acceptance):
             self.leader_change()
         elif a == "foreign":
             self.foreign_message()
+        elif a == "note":
+            self.stream.note()
+        elif a == "forgetful":                                # the server of the only copy is killed
+            if self.stream.unnoted and self.profile not in ("loss", *LOSSES):
+                q = rng.choice(sorted(self.stream.unnoted))
+                self.stream.bring_back(q)
+                self.log(f"{q} is there again")
         elif a == "foreign_removal":
             self.foreign_removal()
         elif a == "operator":
