@@ -26,6 +26,22 @@ async fn compact(client: &Client, revision: i64) {
     client.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
 }
 
+/// The store is the same when the machine has failed once, and once more.
+async fn stays_as_it_is(server: &mut Server) {
+    let client = server.client().await;
+    let before = client.range(all("/")).await.unwrap();
+    let end = revision(&before.header);
+    let hashed = hash(&client, end).await;
+    for _ in 0..2 {
+        server.kill_machine();
+        server.restart().await;
+        let client = server.client().await;
+        let now = client.range(all("/")).await.unwrap();
+        assert_eq!((revision(&now.header), &now.kvs), (end, &before.kvs));
+        assert_eq!(hash(&client, end).await, hashed);
+    }
+}
+
 #[tokio::test]
 async fn removed_messages_stay_removed_when_the_machine_fails_twice() {
     let mut server = Server::start().await;
@@ -49,17 +65,7 @@ async fn removed_messages_stay_removed_when_the_machine_fails_twice() {
     // The last values are removed with their tombstones, and nothing hides the older ones any more.
     compact(&client, floor).await;
     client.put("/kept/last", "behind the floor").await;
-    let before = client.range(all("/")).await.unwrap();
-    let end = revision(&before.header);
-    let hashed = hash(&client, end).await;
-    for _ in 0..2 {
-        server.kill_machine();
-        server.restart().await;
-        let client = server.client().await;
-        let now = client.range(all("/")).await.unwrap();
-        assert_eq!((revision(&now.header), &now.kvs), (end, &before.kvs));
-        assert_eq!(hash(&client, end).await, hashed);
-    }
+    stays_as_it_is(&mut server).await;
 }
 
 /// Has nats-server remove a value of a deleted key without a note of it.
@@ -98,17 +104,7 @@ async fn a_deleted_key_stays_deleted_when_nats_server_has_not_noted_the_removal_
     let mut server = Server::start().await;
     let client = server.client().await;
     remove_without_a_note(&client).await;
-    let before = client.range(all("/")).await.unwrap();
-    let end = revision(&before.header);
-    let hashed = hash(&client, end).await;
-    for _ in 0..2 {
-        server.kill_machine();
-        server.restart().await;
-        let client = server.client().await;
-        let now = client.range(all("/")).await.unwrap();
-        assert_eq!((revision(&now.header), &now.kvs), (end, &before.kvs));
-        assert_eq!(hash(&client, end).await, hashed);
-    }
+    stays_as_it_is(&mut server).await;
 }
 
 /// Bytes of the stream's messages. A defragmentation measures them.
@@ -145,14 +141,5 @@ async fn tombstones_go_when_the_removals_before_them_are_noted() {
     // The value is removed again, and the tombstones behind it five minutes later.
     let are_gone = async || size(&client).await.filter(|size| *size < compacted - KEPT - TOMBSTONES);
     eventually_within(LONGEST, "the tombstones to go", are_gone).await;
-    let before = client.range(all("/")).await.unwrap();
-    let end = revision(&before.header);
-    let hashed = hash(&client, end).await;
-    for _ in 0..2 {
-        server.kill_machine();
-        server.restart().await;
-        let client = server.client().await;
-        assert_eq!(client.range(all("/")).await.unwrap().kvs, before.kvs);
-        assert_eq!(hash(&client, end).await, hashed);
-    }
+    stays_as_it_is(&mut server).await;
 }
