@@ -20,12 +20,16 @@ use crate::error::EtcdError;
 use crate::log::{Log, Present};
 use crate::types::Sequence;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// A longer look is followed by a pause, [`PAUSE_FACTOR`] times as long: removals go on for minutes behind a
+/// large compaction, and each look meets another number of them.
+const LONG_LOOK: Duration = Duration::from_millis(500);
+const PAUSE_FACTOR: u32 = 20;
 /// Looks in a row that must find no stream: a cluster that changes its leader may not know it for a moment.
 const ABSENCES: usize = 2;
 
@@ -63,6 +67,7 @@ impl Integrity {
         let mut link = self.log.connection().link.clone();
         let (mut known, mut created, mut absences) = (None, None, 0);
         let mut moves = self.mode.moves();
+        let mut next_look = Instant::now();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -105,9 +110,10 @@ impl Integrity {
             }
             let removed = (info.state.first_seq, info.state.last_seq.saturating_sub(info.state.messages));
             created = Some(info.created);
-            if known == Some(removed) {
+            if known == Some(removed) || Instant::now() < next_look {
                 continue;
             }
+            let begun = Instant::now();
             let present = match self.log.present().await {
                 Ok(present) => present,
                 Err(error) => {
@@ -115,6 +121,7 @@ impl Integrity {
                     continue;
                 }
             };
+            next_look = Instant::now() + pause_after(begun.elapsed());
             match self.lacking(&present).await {
                 (None, read_to) => {
                     // A message that was removed before it was read here is judged at a later look.
@@ -160,5 +167,21 @@ impl Integrity {
         let (sender, receiver) = oneshot::channel();
         drop(self.entries.send(Entry::Lacking(present.clone(), sender)).await);
         receiver.await.unwrap_or_default()
+    }
+}
+
+/// The pause after a look that took so long.
+fn pause_after(look: Duration) -> Duration {
+    if look > LONG_LOOK { look * PAUSE_FACTOR } else { Duration::ZERO }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_looks_are_rare() {
+        assert_eq!(pause_after(Duration::from_millis(20)), Duration::ZERO);
+        assert_eq!(pause_after(Duration::from_secs(2)), Duration::from_secs(40));
     }
 }
