@@ -15,6 +15,9 @@ use support::{eventually, eventually_within};
 /// Bytes of a block of messages.
 const BLOCK: usize = 4 << 20;
 const VALUE: usize = 4000;
+/// So many large values fill a block.
+const VALUES_OF_A_BLOCK: usize = 20;
+const LARGE: usize = BLOCK / VALUES_OF_A_BLOCK - 700;
 
 async fn hash(client: &Client, revision: i64) -> (u32, i64) {
     let request = HashKvRequest { revision };
@@ -70,8 +73,7 @@ async fn removed_messages_stay_removed_when_the_machine_fails_twice() {
 
 /// Has nats-server remove a value of a deleted key without a note of it.
 async fn remove_without_a_note(client: &Client) {
-    const VALUES_OF_A_BLOCK: usize = 20;
-    let value = "v".repeat(BLOCK / VALUES_OF_A_BLOCK - 700);
+    let value = "v".repeat(LARGE);
     for number in 0..VALUES_OF_A_BLOCK {
         client.put(format!("/kept/{number:02}"), &value).await;
     }
@@ -104,7 +106,9 @@ async fn a_deleted_key_stays_deleted_when_nats_server_has_not_noted_the_removal_
     let mut server = Server::start().await;
     let client = server.client().await;
     remove_without_a_note(&client).await;
+    let compacted = size(&client).await.unwrap();
     stays_as_it_is(&mut server).await;
+    has_one_value_more(&server.client().await, compacted).await;
 }
 
 /// Bytes of the stream's messages. A defragmentation measures them.
@@ -114,21 +118,26 @@ async fn size(client: &Client) -> Option<i64> {
     Some(status.db_size_in_use)
 }
 
+/// Waits until the stream has grown by a value that came back.
+async fn has_one_value_more(client: &Client, before: i64) {
+    let is_back = async || size(client).await.filter(|size| *size > before + LARGE as i64 / 2);
+    eventually("a value to come back", is_back).await;
+}
+
 #[tokio::test]
 #[ignore = "eleven minutes: make removals"]
 async fn tombstones_go_when_the_removals_before_them_are_noted() {
     const LONGEST: Duration = Duration::from_secs(15 * 60);
-    /// Bytes of two large values that go, and of less than forty tombstones.
-    const KEPT: i64 = 2 * (BLOCK as i64 / 20 - 700);
+    /// The compactions below take two large values.
+    const KEPT: i64 = 2 * LARGE as i64;
+    /// Less than forty tombstones have.
     const TOMBSTONES: i64 = 40 * 50;
     let mut server = Server::start().await;
     let client = server.client().await;
     remove_without_a_note(&client).await;
     let compacted = size(&client).await.unwrap();
     signal(server.nats_pid(), libc::SIGKILL);
-    let value = BLOCK as i64 / 30;
-    let is_back = async || size(&client).await.filter(|size| *size > compacted + value);
-    eventually("the value to come back", is_back).await;
+    has_one_value_more(&client, compacted).await;
     // Later compactions have later trim records, and remove what the earlier ones have left.
     for number in 0..3 {
         client.put("/kept/03", format!("{number}")).await;
