@@ -76,7 +76,7 @@ impl Present {
         before_first.chain(within)
     }
 
-    /// The last removed sequence that is known; without a gap it is the one before the first message.
+    /// The last one that was removed in front of a message, or of which that is known.
     pub(crate) fn last_gone(&self) -> Sequence {
         self.gaps.last().map_or(Sequence(self.first.0.saturating_sub(1)), |(_, last)| *last)
     }
@@ -101,16 +101,15 @@ impl Log {
             let state = self.api().stream_info_with_deleted(self.stream()).await?.state;
             return Ok(Present::all_but(Sequence(state.first_seq), state.deleted.into_iter().map(Sequence)));
         }
-        let (first, end) = (Sequence(state.first_seq), Sequence(state.last_seq));
         let mut consumer = self.consume_headers().await?;
-        let mut present: Vec<Sequence> = Vec::new();
+        let mut present = Vec::new();
         let mut is_last = consumer.pending() == 0;
-        // Writes that go on would never let it come to the end of the stream.
-        while !is_last && present.last().is_none_or(|last| *last < end) {
+        while !is_last {
             let delivered = consumer.next().await?;
             present.extend(delivered.messages.into_iter().map(|(at, _)| at));
             is_last = delivered.is_last;
         }
+        let first = Sequence(state.first_seq);
         Ok(Present::these(present).unwrap_or_else(|| Present::all_but(first, [])))
     }
 }
