@@ -28,7 +28,7 @@ use poll::Polls;
 use prost::Message as _;
 use quiesce::{NextStep, Quiesce, fenced};
 use remote::{Remote, remember};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +58,7 @@ struct Writing {
     /// Answers that wait until a record or a barrier is sent for them.
     unproved: Vec<Waiter>,
     /// Answers that wait until the message at a sequence proves valid.
-    proofs: VecDeque<(Sequence, Waiter)>,
+    proofs: BTreeMap<Sequence, Vec<Waiter>>,
     barriers: usize,
     /// The next barrier is not sent before this: several answers waited for the last one.
     next_barrier: Instant,
@@ -212,7 +212,10 @@ impl Node {
     }
 
     fn begin_writing(&mut self, elected: crate::engine::follow::Elected) -> Writing {
-        let crate::engine::follow::Elected { pipeline, serving, look, .. } = elected;
+        let crate::engine::follow::Elected { mut pipeline, serving, look, .. } = elected;
+        if !self.mode.is_alone() {
+            pipeline.send_in_groups();
+        }
         let state = self.reader.snapshot();
         let planner = Planner::new(
             Arc::clone(&self.log),
@@ -242,7 +245,7 @@ impl Node {
             },
             polls: Polls::new(),
             unproved: Vec::new(),
-            proofs: VecDeque::new(),
+            proofs: BTreeMap::new(),
             barriers: 0,
             next_barrier: Instant::now(),
             proved: None,
@@ -413,8 +416,7 @@ impl Node {
         for Waiter { call, .. } in pipeline.into_waiters() {
             self.keep_open(call, Some((nonce, Instant::now())), has_no_room);
         }
-        let unwritten =
-            unproved.into_iter().chain(polls.take_all()).chain(proofs.into_iter().map(|(_, waiter)| waiter));
+        let unwritten = unproved.into_iter().chain(polls.take_all()).chain(proofs.into_values().flatten());
         for call in unwritten.map(|waiter| waiter.call).chain(deferred) {
             self.keep_open(call, None, false);
         }

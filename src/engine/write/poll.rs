@@ -20,8 +20,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// The polls of a writer.
 pub(super) struct Polls {
-    /// Answers for the next poll.
-    joined: Vec<Waiter>,
+    /// Answers for the next poll, each with the newest record that it rests on.
+    joined: Vec<(Sequence, Waiter)>,
     in_flight: Option<Poll>,
     /// No poll begins before.
     pause: Instant,
@@ -33,7 +33,7 @@ struct Poll {
     /// Its number. No other poll of this process has it, so that a late vote counts for none.
     number: u64,
     sent: Instant,
-    waiters: Vec<Waiter>,
+    waiters: Vec<(Sequence, Waiter)>,
     votes: Vec<Vote>,
 }
 
@@ -54,19 +54,16 @@ impl Polls {
         }
     }
 
-    pub(super) fn join(&mut self, waiter: Waiter) {
-        self.joined.push(waiter);
-    }
-
-    /// Takes the answers that wait for the next poll.
-    pub(super) fn take_joined(&mut self) -> Vec<Waiter> {
-        std::mem::take(&mut self.joined)
+    /// The next poll confirms an answer, which rests on records up to a sequence.
+    pub(super) fn join(&mut self, rests_on: Sequence, waiter: Waiter) {
+        self.joined.push((rests_on, waiter));
     }
 
     /// Takes all answers.
     pub(super) fn take_all(&mut self) -> Vec<Waiter> {
         let polled = self.in_flight.take().map(|poll| poll.waiters);
-        polled.into_iter().flatten().chain(std::mem::take(&mut self.joined)).collect()
+        let all = polled.into_iter().flatten().chain(std::mem::take(&mut self.joined));
+        all.map(|(_, waiter)| waiter).collect()
     }
 }
 
@@ -109,21 +106,20 @@ impl Node {
             return;
         }
         if self.is_confirmed(writing, &[]) {
-            let waiters = writing.polls.take_joined();
+            let waiters = std::mem::take(&mut writing.polls.joined);
             return self.confirm(writing, waiters).await;
         }
         let live = self.peers.values().filter(|peer| peer.is_live()).map(|peer| peer.member.id);
         let are_heard = self.voters(writing).confirm(live.chain([self.settings.member.id]));
         let may_poll = are_heard && Instant::now() >= writing.polls.pause;
         let Some(messenger) = self.messenger.clone().filter(|_| may_poll) else {
-            let waiters = writing.polls.take_joined();
-            writing.unproved.extend(waiters);
+            writing.unproved.extend(writing.polls.joined.drain(..).map(|(_, waiter)| waiter));
             return;
         };
         let number = self.next_operation().counter;
         let question = WireQuestion { instance: self.start, epoch: 0, poll: number };
         messenger.poll(question.encode_to_vec()).await;
-        let waiters = writing.polls.take_joined();
+        let waiters = std::mem::take(&mut writing.polls.joined);
         writing.polls.in_flight = Some(Poll { number, sent: Instant::now(), waiters, votes: Vec::new() });
     }
 
@@ -161,7 +157,7 @@ impl Node {
     pub(super) fn give_up_late_poll(&self, writing: &mut Writing) -> Result<(), WriteError> {
         let late = writing.polls.in_flight.take_if(|poll| poll.sent.elapsed() > POLL_TIMEOUT);
         let Some(Poll { waiters, votes, .. }) = late else { return Ok(()) };
-        writing.unproved.extend(waiters);
+        writing.unproved.extend(waiters.into_iter().map(|(_, waiter)| waiter));
         writing.polls.pause = Instant::now() + PAUSE;
         let is_later = |vote| vote > self.chain.epoch();
         if !writing.is_settling() && !self.voting(&votes, is_later).is_empty() {
@@ -170,14 +166,23 @@ impl Node {
         Ok(())
     }
 
-    /// Sends confirmed answers behind everything that is in flight: another instance may have read these
-    /// records, and answered their calls, before they are acknowledged here.
-    pub(super) async fn confirm(&mut self, writing: &mut Writing, waiters: impl IntoIterator<Item = Waiter>) {
-        if writing.pipeline.unacknowledged() == 0 {
-            self.complete(waiters, self.chain.index()).await;
-        } else {
-            let newest = Sequence(writing.pipeline.next_sequence().0 - 1);
-            writing.proofs.extend(waiters.into_iter().map(|waiter| (newest, waiter)));
+    /// Sends confirmed answers, each behind the records that it rests on: another instance may have read
+    /// these, and answered their calls, before they are acknowledged here.
+    pub(super) async fn confirm(
+        &mut self,
+        writing: &mut Writing,
+        waiters: impl IntoIterator<Item = (Sequence, Waiter)>,
+    ) {
+        let mut ready = Vec::new();
+        for (rests_on, waiter) in waiters {
+            if writing.pipeline.has_emitted(rests_on) {
+                ready.push(waiter);
+            } else {
+                writing.proofs.entry(rests_on).or_default().push(waiter);
+            }
+        }
+        if !ready.is_empty() {
+            self.complete(ready, self.chain.index()).await;
         }
     }
 }

@@ -23,6 +23,15 @@ use tokio::time::Instant;
 const BARRIER_PERIOD: Duration = Duration::from_millis(2);
 
 impl Writing {
+    /// The sequence of the newest record that an answer rests on. A read must see all that another instance
+    /// can have read before the read came, so all that was sent. The planner has seen all records.
+    fn rests_on(&self, proposal: &Proposal) -> Sequence {
+        match proposal {
+            Proposal::ReadIndex => self.pipeline.newest_sent(),
+            _ => Sequence(self.pipeline.next_sequence().0 - 1),
+        }
+    }
+
     /// Whether answers wait for a barrier, and none is in flight. Behind a fence nothing is sent: a trim
     /// record comes with nothing in flight. A barrier during a handover could be refused for the successor's
     /// record, and end it.
@@ -41,15 +50,13 @@ impl Node {
             self.entry(Entry::Complete(waiter)).await;
         } else if !self.mode.is_alone() && !may_be_confirmed(&waiter.call) {
             writing.unproved.push(waiter);
-        } else if waiter.call.is_confirmed {
-            self.confirm(writing, [waiter]).await;
-        } else if !self.mode.is_alone() {
-            writing.polls.join(waiter);
-        } else if writing.pipeline.unacknowledged() == 0 {
-            self.entry(Entry::Complete(waiter)).await;
         } else {
-            let newest = Sequence(writing.pipeline.next_sequence().0 - 1);
-            writing.proofs.push_back((newest, waiter));
+            let rests_on = writing.rests_on(&waiter.call.proposal);
+            if self.mode.is_alone() || waiter.call.is_confirmed {
+                self.confirm(writing, [(rests_on, waiter)]).await;
+            } else {
+                writing.polls.join(rests_on, waiter);
+            }
         }
     }
 
@@ -70,15 +77,10 @@ impl Node {
         writing.has_appended = true;
     }
 
-    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls. Else
-    /// votes confirm them, or a barrier is sent.
+    /// Ends a turn of planning. Votes confirm the answers of its calls. Where they cannot, a record that was
+    /// appended in the turn proves them, or a barrier is sent.
     pub(super) async fn end_turn(&mut self, writing: &mut Writing) {
-        if writing.has_appended {
-            let joined = writing.polls.take_joined();
-            writing.unproved.extend(joined);
-        } else {
-            self.begin_poll(writing).await;
-        }
+        self.begin_poll(writing).await;
         if !writing.unproved.is_empty() {
             if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
                 if writing.unproved.len() > 1 {
@@ -89,7 +91,7 @@ impl Node {
             }
             if writing.has_appended {
                 let newest = Sequence(writing.pipeline.next_sequence().0 - 1);
-                writing.proofs.extend(writing.unproved.drain(..).map(|waiter| (newest, waiter)));
+                writing.proofs.entry(newest).or_default().append(&mut writing.unproved);
             }
         }
         writing.has_appended = false;
@@ -138,14 +140,15 @@ impl Node {
                 waiter => waiters.extend(waiter),
             }
             let is_late = !self.mode.is_alone() && sent.elapsed() >= self.settings.election_timeout;
-            while let Some((_, waiter)) = writing.proofs.pop_front_if(|(at, _)| *at <= sequence) {
-                if is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)) {
-                    // Another instance may have ended the lease since. Only a message that was sent within an
-                    // election timeout excludes it.
-                    writing.unproved.push(waiter);
-                } else {
-                    waiters.push(waiter);
-                }
+            while let Some(first) = writing.proofs.first_entry().filter(|first| *first.key() <= sequence) {
+                // Another instance may have ended a lease since. Only a message that was sent within an
+                // election timeout excludes it.
+                let (renewals, proved): (Vec<_>, Vec<_>) = first
+                    .remove()
+                    .into_iter()
+                    .partition(|waiter| is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)));
+                writing.unproved.extend(renewals);
+                waiters.extend(proved);
             }
         }
         let names_loss = was_unrecorded && !self.chain.is_loss_unrecorded();
