@@ -36,7 +36,8 @@
 //!    in flight.
 //! 4. The pipeline appends a record for each write. Each message is guarded by the sequence right before its
 //!    own (`Nats-Expected-Last-Sequence`), so the pipeline sends the next message before the last one is
-//!    acknowledged. Up to 16,384 messages or 32 MiB are in flight.
+//!    acknowledged. Up to 16,384 messages or 32 MiB are in flight. With several copies of the stream, messages
+//!    wait until few are in flight, for 5 ms at most, and then go together.
 //! 5. nats-server acknowledges. The pipeline emits the records in order, and the chain confirms that they are
 //!    valid.
 //! 6. A thread of its own (`engine::apply`) takes what has come, waits until the disk has it where jetway
@@ -63,7 +64,8 @@
 //! is new enough. With the embedded nats-server of a member that is alone it always is. Otherwise the writer
 //! proves that it still writes: by a record that was sent after the read came, by the votes of most members
 //! in a cluster of its own (`engine::votes`), or by a barrier, which all reads that wait share. A follower's
-//! call carries its vote. With `--linearizable-reads leader` the writer proves nothing. A serializable read
+//! call carries its vote. Then the read waits for the records that were sent before it came: another instance
+//! may have read them. With `--linearizable-reads leader` the writer proves nothing. A serializable read
 //! takes the state as it is.
 //!
 //! ## A change of the writer

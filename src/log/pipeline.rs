@@ -9,12 +9,12 @@
 //! Any other answer, or none in time, ends the pipeline. Then its owner reads the log to its end, since no
 //! refusal proves anything about that end.
 //!
-//! On a stream with several copies records are sent in groups. Each write of Raft's log is synced by three
-//! servers, and wakes all of them and all instances, so few large writes cost less than many small ones. A put
-//! through three members costs 124.5 us of CPU with groups and 138 us without (118 to 140, 129 to 152). These
-//! are medians of four rounds in turns, measured in November 2026 on two cores of an AMD EPYC, ext4, with 100
-//! clients and values of 1 KiB, a build of the profile `quick`: `cargo bench --bench wire -- --cluster --only
-//! put-100 --peers jetway --seconds 4`. A store with one copy gains nothing.
+//! Records are sent in groups where other instances share the log. Each write of Raft's log is synced by
+//! three servers, and wakes all of them and all instances, so few large writes cost less than many small
+//! ones. A put through three members costs 124.5 us of CPU with groups and 138 us without (118 to 140, 129 to
+//! 152). These are medians of four rounds in turns, measured in November 2026 on two cores of an AMD EPYC,
+//! ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`: `cargo bench --bench wire --
+//! --cluster --only put-100 --peers jetway --seconds 4`. An instance that is alone gains nothing.
 
 use super::codec;
 use super::connect::Endpoint;

@@ -77,7 +77,7 @@ impl Node {
         writing.has_appended = true;
     }
 
-    /// Ends a turn of planning. Votes confirm the answers of its calls. Where they cannot, a record that was
+    /// Ends a turn of planning. Votes confirm the answers of its calls. If they cannot, a record that was
     /// appended in the turn proves them, or a barrier is sent.
     pub(super) async fn end_turn(&mut self, writing: &mut Writing) {
         self.begin_poll(writing).await;
