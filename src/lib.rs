@@ -36,8 +36,8 @@
 //!    in flight.
 //! 4. The pipeline appends a record for each write. Each message is guarded by the sequence right before its
 //!    own (`Nats-Expected-Last-Sequence`), so the pipeline sends the next message before the last one is
-//!    acknowledged. Up to 16,384 messages or 32 MiB are in flight. With several copies of the stream, messages
-//!    wait until few are in flight, for 5 ms at most, and then go together.
+//!    acknowledged. Up to 16,384 messages or 32 MiB are in flight. Messages of a log that is
+//!    shared wait until few are in flight, for 5 ms at most, and then go together.
 //! 5. nats-server acknowledges. The pipeline emits the records in order, and the chain confirms that they are
 //!    valid.
 //! 6. A thread of its own (`engine::apply`) takes what has come, waits until the disk has it where jetway

@@ -11,9 +11,9 @@
 //!
 //! A member's server lets its heap grow to three times the live part before Go collects it (`GOGC=200`). With
 //! 50, collections took 6 to 8 % of all CPU. A put costs 114.5 us of CPU so, against 124.5 us (109 to 121,
-//! 118 to 140; medians of four rounds in turns, the command above, without foreign load). The heap of a server
-//! that stands alone grows by half: with a million keys that saves 80 MiB, and a write costs no more CPU
-//! measurably.
+//! 118 to 140; medians of four rounds in turns, the command above, without foreign load). The heap of a
+//! server that stands alone grows by half: with a million keys that saves 80 MiB, and a write costs no more
+//! CPU measurably.
 
 use std::io;
 use std::num::NonZeroUsize;
