@@ -14,7 +14,8 @@
 //! ones. A put through three members costs 124.5 us of CPU with groups and 138 us without (118 to 140, 129 to
 //! 152). These are medians of four rounds in turns, measured in November 2026 on two cores of an AMD EPYC,
 //! ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`: `cargo bench --bench wire --
-//! --cluster --only put-100 --peers jetway --seconds 4`. An instance that is alone gains nothing.
+//! --cluster --only put-100 --peers jetway --seconds 4`. A group waited for all records before it there, and
+//! not until few of them are in flight. An instance that is alone gains nothing.
 
 use super::codec;
 use super::connect::Endpoint;
