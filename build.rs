@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::proto::MessageCodec")
         .bytes(".")
         .extern_path(".etcdserverpb.TxnRequest", "crate::proto::etcdserverpb::TxnRequest")
         .compile_fds(descriptors)?;

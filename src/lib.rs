@@ -128,6 +128,7 @@
 //! | [`types`] | `Revision`, `Sequence`, `LogIndex`, `Epoch`, `LeaseId`, `KeyRange` | nothing |
 //! | `planted` | faults for a campaign that must find them, with a feature alone | a variable |
 //! | `primitive` | atomics, locks, wakers and clocks, with stand-ins for loom | nothing |
+//! | `long_work` | work that would hold a worker of the runtime for long | threads |
 //! | [`proto`], `error` | messages of the API, etcd's errors | nothing |
 //! | `version`, `duration`, [`memory`], `disk` | versions, Go's durations, freed memory, room on disks | the system |
 //! | [`telemetry`] | the registry of metrics, the program's log | standard output, files |
@@ -280,6 +281,7 @@ pub mod fuzzing;
 mod gateway;
 mod lease;
 pub mod log;
+mod long_work;
 pub mod memory;
 pub mod nats_server;
 mod planted;

@@ -7,7 +7,11 @@ use crate::load::{Bench, Caller, Failure, Outcome};
 use etcd_client::{CompactionOptions, GetOptions, KeyValue, KvClient};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 const PREFIX: &str = "/registry/configmaps/bench/";
@@ -24,6 +28,10 @@ const PAGE: u64 = 500;
 
 /// Every so many answers are compared byte by byte; of the others only the head of the value.
 const COMPARE_EVERY: u64 = 64;
+
+/// Keys of a range that has all, and clients that read it.
+const RANGED_KEYS: u64 = 100_000;
+const RANGERS: usize = 4;
 
 /// Writers that fill the store before a workload.
 const FILLERS: u64 = 100;
@@ -63,7 +71,7 @@ fn check(kv: &KeyValue, number: u64, wholly: bool) -> Result<(), Failure> {
 /// Puts the first value of keys 0 to `count`.
 pub(crate) async fn fill(bench: &Bench, count: u64, length: usize) -> Result<(), Failure> {
     let connections = bench.connect(4).await?;
-    let mut filling = tokio::task::JoinSet::new();
+    let mut filling = JoinSet::new();
     for filler in 0..FILLERS.min(count) {
         let mut kv = connections[filler as usize % connections.len()].kv_client();
         filling.spawn(async move {
@@ -128,6 +136,34 @@ pub(crate) async fn put(bench: &Bench) -> Result<Outcome, Failure> {
     for mut putter in putters {
         putter.verify().await?;
     }
+    Ok(outcome)
+}
+
+/// Puts while other clients read all keys in one response each, as a controller without pages does it.
+pub(crate) async fn put_ranged(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, RANGED_KEYS, FLOOD_BYTES).await?;
+    let mut reading = JoinSet::new();
+    let ranges = Arc::new(AtomicU64::new(0));
+    for connection in bench.connect(RANGERS).await?.into_iter().take(RANGERS) {
+        let mut kv = connection.kv_client().max_decoding_message_size(usize::MAX);
+        let ranges = Arc::clone(&ranges);
+        reading.spawn(async move {
+            loop {
+                let all = GetOptions::new().with_prefix();
+                let found = kv.get(PREFIX, Some(all)).await?.kvs().len() as u64;
+                if found != RANGED_KEYS {
+                    return Err::<Infallible, Failure>(format!("a range returned {found} keys").into());
+                }
+                ranges.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let failed = async { reading.join_next().await.ok_or("nobody reads")?? };
+    let mut outcome = tokio::select! {
+        outcome = put(bench) => outcome?,
+        failed = failed => match failed? {},
+    };
+    outcome.note = format!("{} ranges", ranges.load(Ordering::Relaxed));
     Ok(outcome)
 }
 

@@ -49,6 +49,7 @@ pub(crate) enum Shape {
 pub(crate) enum Load {
     Put,
     PutCompacted,
+    PutRanged,
     Get,
     Range,
     Count,
@@ -63,10 +64,18 @@ pub(crate) enum Load {
 }
 
 impl Workload {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 30] = [
         Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put).in_both(),
         Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put).in_both(),
         Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put).in_both(),
+        Self::load(
+            "put-10-ranged",
+            "10 clients put 1 KiB while 4 clients read all of 100 k keys",
+            "put",
+            10,
+            Load::PutRanged,
+        )
+        .in_both(),
         Self::load(
             "txn-create-100",
             "100 clients create keys of 1 KiB guarded by their absence",
@@ -268,6 +277,7 @@ impl Load {
         match self {
             Load::Put => kv::put(bench).await,
             Load::PutCompacted => kv::put_compacted(bench).await,
+            Load::PutRanged => kv::put_ranged(bench).await,
             Load::Get => kv::get(bench).await,
             Load::Range => kv::range(bench).await,
             Load::Count => kv::count(bench).await,

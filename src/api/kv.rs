@@ -6,6 +6,7 @@ use crate::auth::Caller;
 use crate::core::State;
 use crate::engine::Engine;
 use crate::error::EtcdError;
+use crate::long_work;
 use crate::proto::etcdserverpb::kv_server::Kv;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
@@ -125,7 +126,9 @@ impl Kv for KvService {
         let state = self.state(request.serializable).await?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
-        let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
+        let is_long = txn::is_long(&state, std::iter::once(&request));
+        let range = || long_work::run_if(is_long, || txn::range(&state, &request));
+        let mut response = self.operations.time_range(range)?;
         self.engine.auth().check_unchanged(&caller)?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
@@ -196,7 +199,9 @@ impl Kv for KvService {
         let is_read = txn::is_read_only(&request);
         let written = if is_read {
             let state = self.state(txn::is_serializable(&request)).await?;
-            self.engine.answer_from(&state, &Write::Txn(request), &caller)?
+            let is_long = txn::is_long_read(&state, &request);
+            let request = Write::Txn(request);
+            long_work::run_if(is_long, || self.engine.answer_from(&state, &request, &caller))?
         } else {
             self.check_size(&request)?;
             self.write(Write::Txn(request), &caller).await?

@@ -1,6 +1,9 @@
 //! etcd's messages and services, generated from `proto/`.
 
+mod codec;
 mod txn;
+
+pub use codec::{MessageCodec, MessageEncoder};
 
 use prost_reflect::DescriptorPool;
 use std::sync::LazyLock;

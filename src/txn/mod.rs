@@ -28,11 +28,12 @@ pub(crate) use execute::Write;
 pub(crate) use plan::Planned;
 pub(crate) use plan::{Request, Response, answer_reads, evaluate, plan};
 pub(crate) use precheck::{LeaseTable, PlanError};
-pub(crate) use range::{RangeStream, key_value, range};
+pub(crate) use range::{RangeStream, is_long, key_value, range};
 pub(crate) use view::{Base, Overlay};
 
+use crate::core::State;
 use crate::proto::etcdserverpb::request_op::Request as Op;
-use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
+use crate::proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest};
 
 /// Whether neither branch of a transaction could write: each operation is a Range. Any nested transaction
 /// makes it a write.
@@ -44,6 +45,18 @@ pub(crate) fn is_read_only(txn: &TxnRequest) -> bool {
 /// or there is none.
 pub(crate) fn is_serializable(txn: &TxnRequest) -> bool {
     all_ranges(txn, |range| range.serializable)
+}
+
+/// Whether a transaction that [only reads](is_read_only) may take a millisecond or more.
+pub(crate) fn is_long_read(state: &State, txn: &TxnRequest) -> bool {
+    [&txn.success, &txn.failure].into_iter().any(|branch| is_long(state, ranges(branch)))
+}
+
+fn ranges(ops: &[RequestOp]) -> impl Iterator<Item = &RangeRequest> {
+    ops.iter().filter_map(|op| match &op.request {
+        Some(Op::RequestRange(range)) => Some(range),
+        _ => None,
+    })
 }
 
 fn all_ranges(txn: &TxnRequest, condition: impl Fn(&RangeRequest) -> bool) -> bool {

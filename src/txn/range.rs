@@ -19,6 +19,9 @@ const CHUNK_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
 /// Approximate bytes of a pair in a message, besides its key and value.
 const PAIR_OVERHEAD: usize = 32;
 
+/// Most keys that a range reads within a fraction of a millisecond.
+const SHORT_KEYS: usize = if cfg!(test) { 4 } else { 2000 };
+
 /// The wire form of a stored version.
 pub(crate) fn key_value(version: &KeyVersion) -> KeyValue {
     let (key, value) = version.to_bytes();
@@ -77,6 +80,35 @@ pub(crate) fn range(state: &State, request: &RangeRequest) -> Result<RangeRespon
     Ok(read(&view, request, state.revision))
 }
 
+/// Whether reading all these ranges may take a millisecond or more.
+pub(crate) fn is_long<'a>(state: &State, mut requests: impl Iterator<Item = &'a RangeRequest>) -> bool {
+    let mut left = SHORT_KEYS;
+    requests.any(|request| match left.checked_sub(most_keys(state, request)) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+/// Keys that a Range reads at most, if all live ones are as old as the state.
+fn most_keys(state: &State, request: &RangeRequest) -> usize {
+    if request.range_end.is_empty() || (request.count_only && request.revision == 0) {
+        return 1;
+    }
+    match usize::try_from(request.limit) {
+        Ok(limit @ 1..=SHORT_KEYS) if cuts_early(request) && !request.count_only => limit,
+        _ => state.index.count(&KeyRange::from_wire(request.key.clone(), &request.range_end)),
+    }
+}
+
+/// Whether reading ends at the limit. A sorted response needs the whole range first. Without an order, but
+/// with another target than the key, etcd applies the limit first and then sorts, unless there are filters.
+fn cuts_early(request: &RangeRequest) -> bool {
+    is_default_order(request) && (request.sort_target == SortTarget::Key as i32 || !has_filters(request))
+}
+
 /// Reads a range of a view; `current` goes into the header.
 pub(super) fn read(view: &View<'_>, request: &RangeRequest, current: Revision) -> RangeResponse {
     let range = KeyRange::from_wire(request.key.clone(), &request.range_end);
@@ -86,11 +118,7 @@ pub(super) fn read(view: &View<'_>, request: &RangeRequest, current: Revision) -
         return response;
     }
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    // A sorted response needs the whole range before the limit applies. Without an order, but with another
-    // target than the key, etcd applies the limit first and then sorts, unless there are filters.
-    let cuts_early =
-        is_default_order(request) && (request.sort_target == SortTarget::Key as i32 || !has_filters(request));
-    let stop_above = limit.filter(|_| cuts_early).unwrap_or(usize::MAX);
+    let stop_above = limit.filter(|_| cuts_early(request)).unwrap_or(usize::MAX);
 
     let mut walked = 0;
     let mut stopped = false;

@@ -1,10 +1,12 @@
 //! Range and RangeStream: RNG-3 to RNG-16, RST-3 to RST-9, HDR-2 to HDR-4, KEY-2 to KEY-4.
 
-use super::super::RangeStream;
+use super::super::{RangeStream, is_long, is_long_read};
 use super::store::Store;
 use super::{bytes, delete, get, list, put};
 use crate::error::EtcdError;
-use crate::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use crate::proto::etcdserverpb::range_request::SortOrder;
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest};
 use crate::proto::mvccpb::KeyValue;
 
 /// Keys a to e with values 3, 2, 1, 0, 0 at revisions 2 to 6, the example of RNG-10.
@@ -250,4 +252,31 @@ fn rst_8_a_stream_reads_one_revision() {
     assert_eq!(read(5), "a b c d");
     assert_eq!(open(3).unwrap_err(), EtcdError::Compacted);
     assert_eq!(open(7).unwrap_err(), EtcdError::FutureRevision);
+}
+
+#[test]
+fn ranges_of_many_keys_are_long() {
+    let store = five();
+    let state = store.snapshot();
+    let is_long_range = |request: &RangeRequest| is_long(&state, std::iter::once(request));
+    assert!(is_long_range(&all()));
+    assert!(is_long_range(&RangeRequest { limit: 5, ..all() }));
+    assert!(is_long_range(&RangeRequest { limit: 1, sort_order: SortOrder::Descend.into(), ..all() }));
+    // The count of an older revision can take a walk over the range.
+    assert!(is_long_range(&RangeRequest { count_only: true, revision: 3, ..all() }));
+    assert!(!is_long_range(&RangeRequest { count_only: true, ..all() }));
+    assert!(!is_long_range(&RangeRequest { limit: 4, ..all() }));
+    assert!(!is_long_range(&list("a", "e")));
+    assert!(!is_long_range(&get("a")));
+
+    let txn = |ranges: Vec<RangeRequest>| TxnRequest {
+        failure: ranges
+            .into_iter()
+            .map(|range| RequestOp { request: Some(Op::RequestRange(range)) })
+            .collect(),
+        ..TxnRequest::default()
+    };
+    assert!(is_long_read(&state, &txn(vec![get("a"), all()])));
+    assert!(is_long_read(&state, &txn(vec![get("a"), list("a", "e")])));
+    assert!(!is_long_read(&state, &txn(vec![get("a"), get("b"), list("a", "c")])));
 }
