@@ -12,7 +12,7 @@ use tonic_prost::ProstDecoder;
 const LONG_BYTES: usize = 1 << 20;
 
 /// The codec of the generated services. It decodes as `tonic_prost::ProstCodec` does. It takes the room of a
-/// message at once, and encodes large messages as [long work](long_work).
+/// message at once, and encodes large messages as long work.
 pub struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
 /// The encoder of a [`MessageCodec`].
