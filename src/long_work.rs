@@ -3,17 +3,46 @@
 //! A task gives its worker back only where it waits, and all other tasks of that worker wait meanwhile, also
 //! the writer and its heartbeats. The runtime has few workers, on two cores only one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+/// The most pieces of long work beside the workers. tokio has 512 threads for them and for work that blocks,
+/// and each piece may hold a large response.
+const MOST: usize = 64;
+
+/// Pieces of long work under way.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
 /// Runs work, which is long if it may take a millisecond or more. Then another thread takes the worker's
-/// other tasks first.
+/// other tasks first, unless [`MOST`] threads do long work already.
 pub(crate) fn run_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
     let flavor = || Handle::try_current().map(|runtime| runtime.runtime_flavor());
     // In other runtimes no thread could take them.
     if is_long && matches!(flavor(), Ok(RuntimeFlavor::MultiThread)) {
-        return tokio::task::block_in_place(work);
+        let place = Place::take();
+        if place.number < MOST {
+            return tokio::task::block_in_place(work);
+        }
     }
     work()
+}
+
+/// One piece in the count of [`UNDER_WAY`], which orders nothing.
+struct Place {
+    /// The pieces before this one.
+    number: usize,
+}
+
+impl Place {
+    fn take() -> Place {
+        Place { number: UNDER_WAY.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
