@@ -224,24 +224,32 @@ class Instance:
     def removed(self):
         """The tombstones wait, and another trim record spares each load the holes."""
         stream = self.sim.stream
-        self.late += [(self.tombstones, stream.notes, stream.returns, self.permit)] if self.tombstones else []
+        self.late += [(self.tombstones, stream.notes)] if self.tombstones else []
         self.tombstones = []
         self.wants = self.permit.T, self.permit.floor
 
+    def knows(self, q):
+        """Whether it has read the message at this sequence, has removed it, or is still to read there."""
+        return self.s.pos < q or q in self.gone or q in self.seqs.values()
+
     def remove_tombstones(self):
-        """Those of one removal, once all before them are noted. The floor may have risen meanwhile."""
+        """Those of one removal, once all before them are noted. The floor may have risen meanwhile.
+
+        A message that is there again may have come back before the removal ended.
+        """
         stream = self.sim.stream
-        tombstones, notes, returns, permit = self.late[0]
-        if "noted" not in self.sim.off and stream.returns > returns:
-            self.sim.remove(sorted(self.gone), forgettable=True)
-            self.late[0] = tombstones, stream.notes, stream.returns, permit
-        elif "noted" in self.sim.off or stream.notes > notes:
-            self.late.pop(0)
-            self.sim.remove(tombstones)
-            if "newtrim" in self.sim.off:
-                self.wants = permit.T, permit.floor
-            else:
-                self.jobs.append(("swept",))
+        tombstones, notes = self.late[0]
+        if "noted" not in self.sim.off:
+            if stream.notes <= notes:
+                return
+            back = [q for q in sorted(self.gone) if q in stream.msgs]
+            if back:
+                self.sim.remove(back, forgettable=True)
+                self.late[0] = tombstones, stream.notes
+                return
+        self.late.pop(0)
+        self.sim.remove(tombstones)
+        self.jobs.append(("swept",))
 
     def ask_ready(self):
         """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""

@@ -311,7 +311,7 @@ class Stream:
 
     def __init__(self):
         self.msgs, self.last, self.committed, self.entries = {}, 0, 0, []
-        self.unnoted, self.notes, self.returns = {}, 0, 0     # removals that a killed server forgets
+        self.unnoted, self.notes = {}, 0                      # removals that a killed server forgets
         self.replicas = [Replica() for _ in range(3)]
 
     def store(self, r):
@@ -334,9 +334,11 @@ class Stream:
         self.unnoted, self.notes = {}, self.notes + 1
 
     def bring_back(self, q):
-        self.returns += 1
+        """It is the only copy that a server forgets something of, so no other one is behind it."""
         self.msgs[q] = self.unnoted.pop(q)
         self.entries.append(("back", q, self.msgs[q]))
+        for r in self.replicas:
+            r.advance(self, len(self.entries))
 
     def drop_uncommitted(self, keep):
         gone = list(range(keep + 1, self.last + 1))

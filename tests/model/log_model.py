@@ -16,9 +16,12 @@ floor and trim records, removals by a compactor of each instance, which goes on 
 share, with a pause between them; promises and votes of the instances, which confirm reads instead of them; leases with
 keepalives and expiry; resignation to a named successor; messages and removals by other programs; removals of valid records
 that a killed server forgets; a loss that an operator accepts, after which all that is left and not refuted is the truth.
-Not modelled: changes of the voters, users and tokens, digest marks outside the log, removals that a leader change takes back
-or, of void messages and beside an accepted loss, a killed server forgets, a stream leader that lost committed messages, mirrors, clocks that run at
-different speeds, forged headers that carry the next epoch or one whose record is lost.
+Not modelled: changes of the voters, users and tokens, digest marks outside the log, removals that a leader change takes back,
+a stream leader that lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the
+next epoch or one whose record is lost. Of removals that a killed server forgets: those of void messages, those beside an
+accepted loss, and those that an instance has not read or removed itself. Such an instance can remove the tombstone of a
+message that came back behind its load, and the next load is refused. The compactor should compare all that was gone at its
+load, and at each look behind it, with what is there.
 """
 
 import random
@@ -75,7 +78,6 @@ RULES = {
     "numbers": "and the number of an epoch whose record is lost is not used again",
     "lossyfloor": "a floor record that names a lower floor supersedes nothing",
     "noted": "tombstones go when the server has noted all removals before them",
-    "newtrim": "the trim record behind them has the newest floor",
     "inherit": "removals that a writer has not ended are kept through the trim records of the next one",
     "wholefrom": "an instance that runs looks for all above the floor, also up to the index of an accepted loss",
     "knownholes": "in a log that has lost messages an instance that runs knows all holes that its load found, not the last ones",
@@ -110,6 +112,9 @@ RULES = {
     "regrant": "a lease's deadline goes when its end is planned, the id may be granted again behind it",
     "keepbarrier": "a keepalive is answered an election timeout after its barrier was sent at the latest",
 }
+
+# Seeds that show what few schedules do, from longer searches. They are tried first.
+FOUND = {"inherit": (11167,), "steady": (21068,)}
 
 STEPS = (150, 400, 1000)
 
@@ -161,7 +166,12 @@ def faults(runs):
     planted = [(name, name, (), text) for name, text in FAULTS.items()]
     planted += [("without " + name, None, (name,), text) for name, text in RULES.items()]
     for name, fault, off, text in planted:
-        n, sim, found, _ = search(range(1, runs + 1), fault, off)
+        tried, n = iter([*FOUND.get(off[0] if off else fault, ()), *range(1, runs + 1)]), 0
+        while True:
+            more, sim, found, _ = search(tried, fault, off)
+            n += more
+            if not found or not schedule(sim.seed)[1]:        # one that fails without the fault shows nothing
+                break
         if found:
             print(f"{name} ({text}): caught by seed {sim.seed} ({sim.profile}): {found}", flush=True)
         else:
