@@ -23,6 +23,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const LIMIT: usize = 32 << 10;
 /// A write of this size is sent at once, because to copy it costs more than a system call.
 const LARGE: usize = 8 << 10;
+/// A connection that has read so many bytes lets other tasks run before it reads on. Else one poll of it could
+/// begin a hundred thousand calls that are cancelled right behind, and a client that goes on so would pile
+/// them up: the tasks of calls that have begun are in the same queue. 8 KiB hold about as many calls as a
+/// worker's own queue.
+const READ_LIMIT: usize = 8 << 10;
 /// How long a connection that has ended may take for its last bytes.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -41,13 +46,15 @@ struct Inner<I> {
     buffer: Vec<u8>,
     sent: usize,
     must_flush: bool,
+    /// Bytes that this poll of the connection has read.
+    read: usize,
     /// The error of an earlier write, which the next write returns.
     failed: Option<io::Error>,
 }
 
 /// Both halves of a stream.
 pub(super) fn cork<I>(io: I) -> (Corked<I>, Cork<I>) {
-    let inner = Inner { io, buffer: Vec::new(), sent: 0, must_flush: false, failed: None };
+    let inner = Inner { io, buffer: Vec::new(), sent: 0, must_flush: false, read: 0, failed: None };
     let inner = Arc::new(Mutex::new(inner));
     (Corked(Arc::clone(&inner)), Cork(inner))
 }
@@ -60,6 +67,7 @@ where
 {
     let mut has_waited = false;
     let outcome = poll_fn(|context| {
+        lock(&cork.0).read = 0;
         let polled = connection.as_mut().poll(context);
         let mut inner = lock(&cork.0);
         if polled.is_pending() && inner.waiting() > 0 && !has_waited {
@@ -165,7 +173,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = lock(&self.0);
-        Pin::new(&mut inner.io).poll_read(context, buffer)
+        if inner.read >= READ_LIMIT {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut inner.io).poll_read(context, buffer);
+        inner.read += buffer.filled().len() - before;
+        polled
     }
 }
 
