@@ -1,4 +1,5 @@
-//! Collects the bytes that a connection writes while it is polled, and sends them with one system call.
+//! Collects the bytes that a connection writes while it is polled, and sends them with one system call. Bounds
+//! the bytes that it reads meanwhile.
 //!
 //! h2 writes and flushes at each DATA frame of more than 256 bytes, and again for the trailers behind it: two
 //! system calls for each response of a kilobyte. tokio's `BufWriter` does not help, because h2 flushes it.
@@ -23,10 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const LIMIT: usize = 32 << 10;
 /// A write of this size is sent at once, because to copy it costs more than a system call.
 const LARGE: usize = 8 << 10;
-/// A connection that has read so many bytes lets other tasks run before it reads on. Else one poll of it could
-/// begin a hundred thousand calls that are cancelled right behind, and a client that goes on so would pile
-/// them up: the tasks of calls that have begun are in the same queue. 8 KiB hold about as many calls as a
-/// worker's own queue.
+/// A connection that has read so many bytes lets other tasks run before it reads on. Else one poll of it
+/// could begin a hundred thousand calls, and a client that cancels each of them and goes on would pile their
+/// tasks up. 8 KiB hold about as many calls as a worker's own queue.
 const READ_LIMIT: usize = 8 << 10;
 /// How long a connection that has ended may take for its last bytes.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
