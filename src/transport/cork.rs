@@ -1,5 +1,5 @@
-//! Collects the bytes that a connection writes while it is polled, and sends them with one system call. Bounds
-//! the bytes that it reads meanwhile.
+//! Collects the bytes that a connection writes while it is polled, and sends them with one system call. Also
+//! bounds the bytes that it reads in one poll.
 //!
 //! h2 writes and flushes at each DATA frame of more than 256 bytes, and again for the trailers behind it: two
 //! system calls for each response of a kilobyte. tokio's `BufWriter` does not help, because h2 flushes it.
