@@ -92,7 +92,7 @@ pub(crate) fn is_long<'a>(state: &State, mut requests: impl Iterator<Item = &'a 
     })
 }
 
-/// Keys that a Range reads at most, if all live ones are as old as the state.
+/// About the most keys that a Range reads: for an older revision the number of keys that live now.
 fn most_keys(state: &State, request: &RangeRequest) -> usize {
     if request.range_end.is_empty() || (request.count_only && request.revision == 0) {
         return 1;
